@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every path of the project, relative to one root that tests replace."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where things are. ``root`` is ``/`` on a real machine; nothing here creates anything."""
+
+    root: Path = Path("/")
+
+    @property
+    def sysfs(self) -> Path:
+        """The kernel's view of devices."""
+        return self.root / "sys"
+
+    @property
+    def procfs(self) -> Path:
+        """The kernel's view of processes, and the sysctls."""
+        return self.root / "proc"
+
+    @property
+    def state(self) -> Path:
+        """State of this boot, readable by everybody."""
+        return self.root / "run/tails-profiles"
+
+    @property
+    def held(self) -> Path:
+        """One empty file for each unit of the image that this profile holds back."""
+        return self.state / "held"
+
+    @property
+    def selection(self) -> Path:
+        """What was selected and why."""
+        return self.state / "selection.json"
+
+    @property
+    def status(self) -> Path:
+        """What this boot has reached."""
+        return self.state / "status.json"
+
+    @property
+    def library(self) -> Path:
+        """Programs and rule sets of the boot package."""
+        return self.root / "usr/lib/tails-profiles"
+
+    @property
+    def rulesets(self) -> Path:
+        """Rule sets rendered when the package was built."""
+        return self.library / "rulesets"
+
+    @property
+    def templates(self) -> Path:
+        """Templates the rule sets are rendered from."""
+        return self.root / "usr/share/tails-profiles/nft"

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run a command. The only use of ``subprocess`` in the package."""
+
+import logging
+import os
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from tails_profiles.command import Command
+from tails_profiles.errors import CommandError, CommandNotFoundError
+
+log = logging.getLogger(__name__)
+
+#: Seconds; nothing we run at boot takes a tenth of it on the slowest machine we measured.
+TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(command: Command, *, ok: Collection[int] = (0,), timeout: float = TIMEOUT) -> Completed:
+    """Run ``command`` to its end, without a shell, in the C locale, and return what it printed.
+
+    ``timeout`` is in seconds. Raises CommandNotFoundError when the program does not exist, and
+    CommandError when the status is not in ``ok`` or the time is over.
+    """
+    log.debug("running %s", command.display())
+    try:
+        done = subprocess.run(
+            command.argv,
+            input=command.stdin if command.stdin is not None else "",
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError as err:
+        raise CommandNotFoundError(command.argv[0]) from err
+    except OSError as err:
+        raise CommandError(command.display(), 126, str(err)) from err
+    except subprocess.TimeoutExpired as err:
+        raise CommandError(command.display(), None, "") from err
+    if done.returncode not in ok:
+        raise CommandError(command.display(), done.returncode, done.stderr)
+    return Completed(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Load rule set text into the kernel, and ask what is there."""
+
+import hashlib
+import json
+
+from tails_profiles.command import Command
+from tails_profiles.errors import CommandError, RulesetRejectedError
+from tails_profiles.system.process import run
+
+NFT = "/usr/sbin/nft"
+
+
+def load(text: str, source: str) -> None:
+    """Load ``text`` in one transaction; ``source`` names it in errors.
+
+    Raises RulesetRejectedError when nft or the kernel refuses it: what was loaded before stays.
+    """
+    _feed((NFT, "-f", "-"), text, source)
+
+
+def check(text: str, source: str) -> None:
+    """Have nft and the kernel look at ``text`` without loading it; raises as ``load`` does."""
+    _feed((NFT, "-c", "-f", "-"), text, source)
+
+
+def _feed(argv: tuple[str, ...], text: str, source: str) -> None:
+    try:
+        run(Command(argv, stdin=text))
+    except CommandError as err:
+        raise RulesetRejectedError(source, err.stderr) from err
+
+
+def tables() -> frozenset[str]:
+    """The tables in the kernel, as "FAMILY NAME"."""
+    listed = json.loads(run(Command((NFT, "-j", "list", "tables"))).stdout)
+    return frozenset(
+        f"{entry['table']['family']} {entry['table']['name']}"
+        for entry in listed["nftables"]
+        if "table" in entry
+    )
+
+
+def digest(text: str) -> str:
+    """The SHA-256 of a rule set's text, hexadecimal: what ``status`` shows."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -459,7 +459,9 @@ _SAFE = re.compile(r"[A-Za-z0-9_ .,:;+/=$@()\[\]<>?!&%^*{}|~'-]*")
 HOSTILE = (
     None, True, False, 0, 1, -1, 1.5, 2**40, 1e308, "", " ", "\n", "\0", "\x1b[2J", "a" * 70000,
     "$(reboot)", "`id`", "'; drop", "../../etc/shadow", "en_US\nExitNodes x", "\ud800", "é",
-    "\uff05", f"obfs4 127.0.0.1:1 {FINGERPRINT} cert={CERT}", [], {}, [[]], [{}], {"a": 1}, ["x"] * 100, "tor-guest", "127.0.0.1", "10.0.2.2:80",
+    "\uff05",
+    f"obfs4 127.0.0.1:1 {FINGERPRINT} cert={CERT}",
+    [], {}, [[]], [{}], {"a": 1}, ["x"] * 100, "tor-guest", "127.0.0.1", "10.0.2.2:80",
     "obfs4 127.0.0.1:1 cert=x", "meek_lite 1.2.3.4:5 url=file:///etc/passwd", "null", "true",
     f"198.51.100.8:9001 {FINGERPRINT}\r", f"198.51.100.8:9001\t{FINGERPRINT}",
 )  # fmt: skip
@@ -487,7 +489,7 @@ def _damage(source: random.Random) -> bytes:
         place = base
         for name in path[:-1]:
             place = place[name]
-        place[path[-1]] = source.choice(HOSTILE)
+        place[path[-1]] = copy.deepcopy(source.choice(HOSTILE))
         if not isinstance(base, dict):
             break
     data = bytearray(json.dumps(base).encode())

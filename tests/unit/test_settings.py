@@ -485,13 +485,13 @@ def _damage(source: random.Random) -> bytes:
         base["tor"]["bridges"] = [source.choice([OBFS4, SNOWFLAKE, WEBTUNNEL, VANILLA])]
     base["shares"] = [{"tag": "a", "feature": "GnuPG" if not base["tor"] else "TorData"}]
     for _ in range(source.choice((0, 1, 1, 1, 2))):
-        path = source.choice(_paths(base))
+        paths = _paths(base)
+        bridges = [path for path in paths if path[:2] == ("tor", "bridges")]
+        path = source.choice(paths + 8 * bridges)
         place = base
         for name in path[:-1]:
             place = place[name]
         place[path[-1]] = copy.deepcopy(source.choice(HOSTILE))
-        if not isinstance(base, dict):
-            break
     data = bytearray(json.dumps(base).encode())
     for _ in range(source.choice((0, 0, 0, 1, 2, 8))):
         position = source.randrange(len(data))

@@ -295,6 +295,12 @@ def _table(link: str | None) -> str:
     return "inet tails_profiles" if link is None else f"netdev tails_profiles_{link}"
 
 
+def file_name(profile: Profile, variant: str = "", link: str | None = None) -> str:
+    """The name of a rendered file, e.g. ``tor-guest-tcp.nft`` and ``tor-guest-tcp.uplink.nft``."""
+    stem = f"{profile}-{variant}" if variant else profile.value
+    return f"{stem}.{link}.nft" if link else f"{stem}.nft"
+
+
 def all_rulesets() -> Sequence[tuple[Profile, str, str | None]]:
     """Every file there is: profile, variant, and link or None, in the order they are written."""
     return [

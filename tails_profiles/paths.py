@@ -42,6 +42,26 @@ class Paths:
         return self.state / "status.json"
 
     @property
+    def decision(self) -> Path:
+        """What the firewall step decided and the links step carries on with; for root alone."""
+        return self.state / "decision.json"
+
+    @property
+    def failure(self) -> Path:
+        """What went wrong, for the quarantine console."""
+        return self.state / "failure.json"
+
+    @property
+    def resolv_conf(self) -> Path:
+        """What a guest's /etc/resolv.conf is bind-mounted from."""
+        return self.state / "resolv.conf"
+
+    @property
+    def network_manager(self) -> Path:
+        """Tells NetworkManager in app-guest to leave the links alone."""
+        return self.root / "run/NetworkManager/conf.d/90-tails-profiles.conf"
+
+    @property
     def library(self) -> Path:
         """Programs and rule sets of the boot package."""
         return self.root / "usr/lib/tails-profiles"

@@ -11,17 +11,17 @@ from pathlib import Path
 import jinja2
 
 from tails_profiles.errors import RulesetError
-from tails_profiles.firewall import Context, all_rulesets, build_context, build_link_context
+from tails_profiles.firewall import (
+    Context,
+    all_rulesets,
+    build_context,
+    build_link_context,
+    file_name,
+)
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
 
 LOCKDOWN = "lockdown.nft"
-
-
-def file_name(profile: Profile, variant: str = "", link: str | None = None) -> str:
-    """The name of a rendered file, e.g. ``tor-guest-tcp.nft`` and ``tor-guest-tcp.uplink.nft``."""
-    stem = f"{profile}-{variant}" if variant else profile.value
-    return f"{stem}.{link}.nft" if link else f"{stem}.nft"
 
 
 def templates(paths: Paths | None = None) -> Path:

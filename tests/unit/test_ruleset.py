@@ -18,13 +18,14 @@ from tails_profiles.firewall import (
     all_rulesets,
     build_context,
     build_link_context,
+    file_name,
     lease_elements,
     link_tables,
     proxy_elements,
     variants,
 )
 from tails_profiles.profile import Profile
-from tails_profiles.ruleset import LOCKDOWN, file_name, render, render_named, templates, write_all
+from tails_profiles.ruleset import LOCKDOWN, render, render_named, templates, write_all
 
 GOLDEN = Path(__file__).parents[1] / "golden/rulesets"
 NAMES = {file_name(*names): names for names in all_rulesets()}

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two boot steps in order: first the rule set, then the links.
+
+Whatever goes wrong ends in a non-zero status, which systemd answers with quarantine. Neither step
+undoes anything: what was loaded before a failure is lockdown, which stays.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any
+
+from tails_profiles import constants, firewall, links, settings
+from tails_profiles.announce import Announcement
+from tails_profiles.errors import (
+    DetectionError,
+    LinkError,
+    ProfilesError,
+    QuarantineError,
+    RulesetError,
+)
+from tails_profiles.firewall import file_name
+from tails_profiles.paths import Paths
+from tails_profiles.profile import PROFILES, Profile
+from tails_profiles.selection import Selection, select
+from tails_profiles.settings import Settings
+from tails_profiles.system import dmi, files, journal, nft, settings_disk, units
+from tails_profiles.system import links as link_edge
+from tails_profiles.system.serial import announce
+
+log = logging.getLogger(__name__)
+
+#: Seconds that hardware may need to appear, on a machine that reaches these steps in
+#: ``REFERENCE_BOOT`` seconds; slower machines get more in proportion, up to ``MAX_FACTOR``.
+PATIENCE = 60.0
+REFERENCE_BOOT = 5.0
+MAX_FACTOR = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a boot's selection and settings come to."""
+
+    profile: Profile
+    variant: str
+    i2p_promised: bool
+    dhcp: bool
+    proxy: tuple[IPv4Address, int] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the links step, which runs in a process of its own."""
+        return {
+            "profile": self.profile.value,
+            "variant": self.variant,
+            "i2p_promised": self.i2p_promised,
+            "dhcp": self.dhcp,
+            "proxy": [str(self.proxy[0]), self.proxy[1]] if self.proxy else None,
+        }
+
+
+def decision_from_json(value: dict[str, Any]) -> Decision:
+    """The decision in the firewall step's file."""
+    proxy = value["proxy"]
+    return Decision(
+        Profile(value["profile"]),
+        value["variant"],
+        value["i2p_promised"],
+        value["dhcp"],
+        (IPv4Address(proxy[0]), proxy[1]) if proxy else None,
+    )
+
+
+def decide(profile: Profile, found: Settings | None) -> Decision:
+    """What follows from a profile and its settings disk; None where there is no disk."""
+    values = found or settings.defaults(profile)
+    return Decision(
+        profile,
+        settings.variant(values),
+        profile is Profile.APP_GUEST and values.i2p is not None,
+        # Our launcher always attaches a disk and gives the uplink its constant network.
+        profile.is_gateway and found is None,
+        settings.private_proxy(values),
+    )
+
+
+def run_firewall(paths: Paths) -> None:
+    """Select, check, and replace lockdown by the profile's rule set."""
+    selection = select(dmi.read_fields(paths.sysfs), container=False)
+    files.write_json(paths.selection, selection.to_json())
+    if selection.profile is Profile.NORMAL:
+        return
+    if selection.profile is Profile.QUARANTINE:
+        raise QuarantineError(selection.field, selection.reason)
+    log.info(
+        "profile %s: %s", selection.profile, selection.reason,
+        extra={"MESSAGE_ID": journal.SELECTED_ID, "TAILS_PROFILES_PROFILE": selection.profile,
+               "TAILS_PROFILES_FIELD": selection.field},
+    )  # fmt: skip
+    _announce(selection.profile, "selected", paths)
+    require_target(selection.profile)
+    decision = decide(selection.profile, read_settings(selection, paths))
+    cross_check(selection, paths)
+    name = file_name(decision.profile, decision.variant)
+    text = ruleset_text(name, paths) + _proxy_elements(decision)
+    nft.load(text, name)
+    log.info(
+        "rule set %s is in force", name,
+        extra={"MESSAGE_ID": journal.LOADED_ID, "TAILS_PROFILES_RULESET": name},
+    )  # fmt: skip
+    write_network_files(decision, paths)
+    files.write_json(paths.decision, decision.to_json(), mode=0o600)
+    record(paths, selection, stage="firewall", ruleset=name, ruleset_sha256=nft.digest(text))
+
+
+def run_links(paths: Paths) -> None:
+    """Match, prepare and raise the links of the decided profile."""
+    value = files.read_json(paths.decision)
+    if value is None:
+        raise LinkError(f"{paths.decision} cannot be read: the firewall step did not finish")
+    decision = decision_from_json(value)
+
+    def absent(found: Any) -> frozenset[str]:  # noqa: ANN401 - an iterable of links
+        return links.missing(decision.profile, found, i2p_promised=decision.i2p_promised)
+
+    journal.notify("waiting for links")
+    found = link_edge.wait_for_links(absent, patience())
+    plan = links.plan(
+        decision.profile, found, i2p_promised=decision.i2p_promised, dhcp=decision.dhcp
+    )
+    link_edge.apply(plan, table_loader(decision, paths), paths)
+    names = [link.name for link in plan.links]
+    log.info("links are up: %s", ", ".join(names), extra={"MESSAGE_ID": journal.LINKS_ID})
+    files.write_json(
+        paths.status, {**(files.read_json(paths.status) or {}), "stage": "links", "links": names}
+    )
+    _announce(decision.profile, "firewall", paths)
+
+
+def table_loader(decision: Decision, paths: Paths) -> Callable[[str], None]:
+    """What loads the table of one link, with the elements that this start adds to it."""
+
+    def load(table: str) -> None:
+        name = file_name(decision.profile, decision.variant, table)
+        link = "uplink" if table == firewall.DHCP_LINK else table
+        elements = ""
+        if decision.proxy is not None and link == "uplink":
+            elements = firewall.proxy_elements(decision.proxy, link)
+        nft.load(ruleset_text(name, paths) + elements, name)
+
+    return load
+
+
+def _proxy_elements(decision: Decision) -> str:
+    return firewall.proxy_elements(decision.proxy) if decision.proxy else ""
+
+
+def require_target(profile: Profile) -> None:
+    """Refuse half a profile: the generator is dead, or systemd.unit= names another target.
+
+    Raises DetectionError unless the profile's target is active or on its way.
+    """
+    target = PROFILES[profile].target
+    if target is None or not units.is_active_or_starting(target):
+        raise DetectionError(
+            f"the token selects {profile}, and {target} is not being started",
+            hint="remove systemd.unit= and the like from the kernel command line",
+        )
+
+
+def read_settings(selection: Selection, paths: Paths) -> Settings | None:
+    """The settings of this guest, or None without a disk; raises SettingsError."""
+    disk = settings_disk.find(paths, promised=selection.settings_promised, timeout=patience())
+    if disk is None:
+        return None
+    data, seed = disk
+    found = settings.parse(data, profile=selection.profile)
+    settings_disk.mix_seed(seed, paths)
+    return found
+
+
+def cross_check(selection: Selection, paths: Paths) -> None:
+    """Ask dmidecode for a second opinion; raises DmiContradictionError."""
+    checked = dmi.cross_check(dmi.read_fields(paths.sysfs))
+    log.info("%s (%s)", checked.note, selection.field)
+
+
+def ruleset_text(name: str, paths: Paths) -> str:
+    """A rendered rule set; raises RulesetError where the file is not there."""
+    path = paths.rulesets / name
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as err:
+        raise RulesetError(
+            f"{path} cannot be read: {err.strerror}", hint="reinstall tails-profiles-boot"
+        ) from err
+
+
+def resolv_conf(decision: Decision) -> str:
+    """What programs of a guest ask for names: app-guest's relay, a gateway nobody."""
+    if decision.profile is Profile.APP_GUEST:
+        return "nameserver 127.0.0.1\n"
+    if decision.variant.startswith(("tcp-dns", "tcp-udp")):
+        return f"nameserver {constants.UPLINK_RESOLVER}\n"
+    return "# no names: nothing in this guest resolves outside Tor or I2P\n"
+
+
+NETWORK_MANAGER = """\
+# Written by tails-profiles: links are configured before NetworkManager starts, and stay so.
+[main]
+no-auto-default=*
+dns=none
+rc-manager=unmanaged
+
+[keyfile]
+unmanaged-devices=interface-name:tor;interface-name:i2p
+
+[connectivity]
+enabled=false
+"""
+
+
+def write_network_files(decision: Decision, paths: Paths) -> None:
+    """What else on the image must know that the network is not its own."""
+    files.write_atomic(paths.resolv_conf, resolv_conf(decision))
+    if decision.profile is Profile.APP_GUEST:
+        files.write_atomic(paths.network_manager, NETWORK_MANAGER)
+
+
+def record(paths: Paths, selection: Selection, **facts: Any) -> None:  # noqa: ANN401
+    """Replace ``status.json``."""
+    files.write_json(
+        paths.status,
+        {"profile": selection.profile.value, "field": selection.field, "links": [], **facts},
+    )
+
+
+def patience() -> float:
+    """Seconds to wait for hardware, by how long this machine took to get here."""
+    here = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return PATIENCE * min(max(here / REFERENCE_BOOT, 1.0), MAX_FACTOR)
+
+
+def _announce(profile: Profile, word: str, paths: Paths) -> None:
+    if profile.is_gateway:
+        announce(Announcement(profile, word), paths)
+
+
+def fail(step: str, err: BaseException, paths: Paths) -> int:
+    """Say what went wrong in the journal, to the console's file and to the host."""
+    expected = isinstance(err, ProfilesError)
+    message = str(err) if expected else f"{type(err).__name__}: {err}"
+    hint = err.hint if isinstance(err, ProfilesError) else "this is a mistake in tails-profiles"
+    reason = err.reason if isinstance(err, ProfilesError) else "settings"
+    log.error(
+        "%s: %s", step, message, exc_info=None if expected else err,
+        extra={"MESSAGE_ID": journal.FAILED_ID, "TAILS_PROFILES_STEP": step},
+    )  # fmt: skip
+    try:
+        files.write_json(
+            paths.failure, {"step": step, "message": message, "hint": hint, "reason": reason}
+        )
+    except OSError as second:
+        log.error("the failure cannot be recorded: %s", second)  # noqa: TRY400
+    announce(Announcement(Profile.QUARANTINE, "failed", reason=reason), paths)
+    return err.exit_status if isinstance(err, ProfilesError) else 1
+
+
+STEPS: dict[str, Callable[[Paths], None]] = {"firewall": run_firewall, "links": run_links}
+
+
+def main(argv: list[str] | None = None, paths: Paths | None = None) -> int:
+    """Run one step by its name; returns the exit status, 0 or that of the error."""
+    words = sys.argv[1:] if argv is None else argv
+    if len(words) != 1 or words[0] not in STEPS:
+        sys.stderr.write(f"usage: python3 -m tails_profiles.boot {'|'.join(STEPS)}\n")
+        return 2
+    logging.basicConfig(level=logging.INFO, handlers=[journal.handler()])
+    where = paths or Paths()
+    try:
+        STEPS[words[0]](where)
+    # Everything: whatever goes wrong on this path must end in quarantine, with words.
+    except Exception as err:  # noqa: BLE001
+        return fail(words[0], err, where)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

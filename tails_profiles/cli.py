@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: parse, call, print. Results on standard output, everything else beside it."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tails_profiles import __version__, boot, firewall, links, recipe, ruleset
+from tails_profiles.errors import DetectionError, ProfilesError
+from tails_profiles.paths import Paths
+from tails_profiles.profile import GUESTS, PROFILES, Profile, token
+from tails_profiles.selection import Selection, select
+from tails_profiles.status import Status
+from tails_profiles.system import dmi, files
+from tails_profiles.system import links as link_edge
+from tails_profiles.system.status import read_status
+
+EXIT_STATUS = """\
+exit status:
+  0 done; 1 other expected failure; 2 usage; 3 detection; 4 settings; 5 rule set;
+  6 a system command failed; 7 launch; 130 interrupted
+"""
+
+DESCRIPTION = """\
+One live image, several virtual machines. A string that the hypervisor puts into a DMI
+field makes a boot of an unmodified image tor-guest, i2p-guest or app-guest; without it
+the image boots as always.
+"""
+
+EXAMPLES = """\
+examples:
+  tails-profiles token tor-guest --hypervisor virtualbox --vm Gateway
+                                 what to type so that a VM becomes a Tor gateway
+  tails-profiles detect          what this machine's DMI fields select, and why
+  tails-profiles render app-guest --link tor
+                                 the rule set of one link, as it ships
+  tails-profiles status --json   what this boot has become
+
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status, and never raises an expected failure."""
+    arguments = build_parser().parse_args(argv)
+    handler: Callable[[argparse.Namespace], int] = arguments.handler
+    try:
+        status = handler(arguments)
+        sys.stdout.flush()
+    except ProfilesError as err:
+        sys.stderr.write(f"tails-profiles: {err}\n")
+        if err.hint:
+            sys.stderr.write(f"  {err.hint}\n")
+        return err.exit_status
+    except BrokenPipeError:
+        # Whoever reads has seen enough; the interpreter would complain while flushing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("tails-profiles: interrupted\n")
+        return 130
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole grammar of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tails-profiles",
+        description=DESCRIPTION,
+        epilog=EXAMPLES + EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, handler: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=EXIT_STATUS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(handler=handler)
+        return made
+
+    detect = command("detect", _detect, "say what the DMI fields select and why; changes nothing")
+    _add_json(detect)
+    detect.add_argument(
+        "--sysfs",
+        type=Path,
+        metavar="DIR",
+        help="read DIR/class/dmi/id, DIR standing in for /sys",
+    )
+    command("list", _list, "list the profiles")
+    show = command("show", _show, "show one profile: its target, links and what it holds back")
+    show.add_argument("profile", choices=[*PROFILES], metavar="PROFILE")
+    _add_json(show)
+    render = command("render", _render, "print a rule set, the very bytes that ship")
+    render.add_argument("profile", choices=[*PROFILES], metavar="PROFILE")
+    render.add_argument("--variant", default="", metavar="V", help="of tor-guest: " + ", ".join(
+        firewall.variants(Profile.TOR_GUEST)))  # fmt: skip
+    render.add_argument(
+        "--link", metavar="NAME", help="the table of one link: uplink, uplink-dhcp, inner, tor, i2p"
+    )
+    apply = command("apply", _apply, "do what the boot units do: rule set, then links")
+    apply.add_argument("--dry-run", action="store_true", help="print every step; change nothing")
+    status = command("status", _status, "say what this boot has become")
+    _add_json(status)
+    _add_token(command("token", _token, "print the whole recipe for a virtual machine of your own"))
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object; keys are stable"
+    )
+
+
+def _add_token(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("profile", choices=[*GUESTS], metavar="PROFILE",
+                        help=", ".join(GUESTS))  # fmt: skip
+    parser.add_argument("--hypervisor", choices=recipe.HYPERVISORS, default="virtualbox")
+    parser.add_argument("--vm", metavar="NAME", help="the machine's name (default: the profile's)")
+    parser.add_argument("--firmware", choices=recipe.FIRMWARES, default="bios",
+                        help="what the machine boots with (default: bios)")  # fmt: skip
+
+
+def _print_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
+    width = max(len(name) for name, _ in pairs) + 1
+    for name, value in pairs:
+        sys.stdout.write(f"{name + ':':{width}} {value}\n")
+
+
+def detect(sysfs: Path | None, paths: Paths) -> Selection:
+    """What the fields select.
+
+    Without root the serial number cannot be read; then the selection that this boot recorded is
+    the answer. Raises DetectionError where there is none.
+    """
+    if sysfs is not None:
+        if not sysfs.is_dir():
+            raise DetectionError(f"{sysfs} is no directory", hint="--sysfs takes a tree like /sys")
+        return select(dmi.read_fields(sysfs), container=False)
+    if os.geteuid() == 0:
+        return select(dmi.read_fields(paths.sysfs), container=dmi.in_container())
+    recorded = files.read_json(paths.selection)
+    if recorded is None:
+        raise DetectionError(
+            "the serial number is for root alone, and this boot recorded no selection",
+            hint="run as root",
+        )
+    return Selection(**{**recorded, "profile": Profile(recorded["profile"])})
+
+
+def _detect(arguments: argparse.Namespace) -> int:
+    selection = detect(arguments.sysfs, Paths())
+    if arguments.json:
+        _print_json(selection.to_json())
+    else:
+        _print_pairs(
+            [("profile", selection.profile), ("field", selection.field or "-"),
+             ("token", selection.token or "-"), ("reason", selection.reason)]
+        )  # fmt: skip
+    return 0
+
+
+def _list(_: argparse.Namespace) -> int:
+    width = max(len(profile) for profile in PROFILES)
+    for profile, facts in PROFILES.items():
+        sys.stdout.write(f"{profile:{width}}  {facts.summary}\n")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    profile = Profile(arguments.profile)
+    facts = PROFILES[profile]
+    named = {
+        "profile": profile.value,
+        "summary": facts.summary,
+        "chosen_by": facts.chosen_by,
+        "token": token(profile) if profile.is_guest else None,
+        "target": facts.target,
+        "links": list(facts.links),
+        "optional_links": list(facts.optional_links),
+        "held": list(facts.held),
+        "variants": [name for name in firewall.variants(profile) if name],
+    }
+    if arguments.json:
+        _print_json(named)
+        return 0
+    _print_pairs(
+        [
+            (name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
+            for name, value in named.items()
+            if value
+        ]
+    )
+    return 0
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    profile = Profile(arguments.profile)
+    variant = arguments.variant or firewall.default_variant(profile)
+    sys.stdout.write(ruleset.render_named(profile, variant, arguments.link))
+    return 0
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    if not arguments.dry_run:
+        return boot.main(["firewall"]) or boot.main(["links"])
+    paths = Paths()
+    selection = select(dmi.read_fields(paths.sysfs), container=dmi.in_container())
+    sys.stdout.write(f"# {selection.profile}: {selection.reason}\n")
+    if not selection.profile.is_guest:
+        return 0
+    decision = boot.decide(selection.profile, boot.read_settings(selection, paths))
+    name = firewall.file_name(decision.profile, decision.variant)
+    sys.stdout.write(f"nft -f {paths.rulesets / name}\n")
+    plan = links.plan(
+        decision.profile,
+        link_edge.list_links(),
+        i2p_promised=decision.i2p_promised,
+        dhcp=decision.dhcp,
+    )
+    for step in links.steps(plan):
+        sys.stdout.write(step.display() + "\n")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status: Status = read_status(Paths())
+    if arguments.json:
+        _print_json(status.to_json())
+    else:
+        _print_pairs(status.lines())
+    return 0
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    sys.stdout.write(
+        recipe.recipe(
+            Profile(arguments.profile),
+            arguments.hypervisor,
+            arguments.vm or arguments.profile,
+            arguments.firmware,
+        )
+    )
+    return 0

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Log to the journal with fields of our own, and tell systemd how far a service is."""
+
+import logging
+import sys
+from typing import Any
+
+#: One constant id for each decision, so that ``journalctl MESSAGE_ID=…`` finds it.
+SELECTED_ID = "0d4a7b1ef1c94e0db8c0c6f2b1f5a001"
+LOADED_ID = "0d4a7b1ef1c94e0db8c0c6f2b1f5a002"
+LINKS_ID = "0d4a7b1ef1c94e0db8c0c6f2b1f5a003"
+FAILED_ID = "0d4a7b1ef1c94e0db8c0c6f2b1f5a004"
+
+
+class _PrefixHandler(logging.StreamHandler[Any]):
+    """Standard error with sd-daemon(3)'s level prefixes, which the journal understands too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = {"DEBUG": 7, "INFO": 6, "WARNING": 4}.get(record.levelname, 3)
+        return f"<{level}>{super().format(record)}"
+
+
+def handler() -> logging.Handler:
+    """A handler for the boot steps: the journal with fields, or standard error without it.
+
+    Fields arrive through ``log.info("…", extra={"TAILS_PROFILES_FIELD": …})``.
+    """
+    try:
+        from systemd import journal  # noqa: PLC0415 - 46 times the cost of an empty process
+    except ImportError:
+        missing = _PrefixHandler(sys.stderr)
+        missing.handle(
+            logging.makeLogRecord(
+                {"levelno": logging.INFO, "levelname": "INFO",
+                 "msg": "python3-systemd is not installed: no fields in the journal"}
+            )
+        )  # fmt: skip
+        return missing
+    made: logging.Handler = journal.JournalHandler(SYSLOG_IDENTIFIER="tails-profiles")
+    return made
+
+
+def notify(status: str) -> None:
+    """Set the service's status line (sd_notify(3)); nothing happens outside a service."""
+    try:
+        from systemd import daemon  # noqa: PLC0415
+    except ImportError:
+        return
+    daemon.notify(f"STATUS={status}")

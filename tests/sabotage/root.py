@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Debian root directory to boot in namespaces, with our packages installed; kept by content.
+
+``python3 -m tests.sabotage.root`` builds it. Everything it mounts lives in private namespaces.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).parents[2]
+BUILD = TOP / ".build"
+SUITE = "trixie"
+PACKAGES = (
+    "dbus", "i2pd", "ifupdown", "iproute2", "kmod", "network-manager", "nftables", "procps",
+    "python3-dmidecode", "python3-jinja2", "python3-pyudev", "python3-stem", "python3-systemd",
+    "systemd-sysv", "tor", "udev",
+)  # fmt: skip
+
+
+def base() -> Path:
+    """The Debian system without our packages; built when missing."""
+    key = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()[:16]
+    tree = BUILD / f"root-{key}"
+    if tree.is_dir():
+        return tree
+    part = BUILD / f"root-{key}.part"
+    if part.exists():
+        _run("rm", "-rf", "--one-file-system", str(part))
+    print(f"making a Debian {SUITE} root directory, about a minute", flush=True)
+    # In its own mount namespace: whatever mmdebstrap mounts ends with it.
+    _run(
+        "unshare", "--mount", "--propagation", "private", "mmdebstrap", "--mode=root", "--quiet",
+        "--variant=apt", "--components=main", '--aptopt=Apt::Install-Recommends "false"',
+        "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*", f"--include={','.join(PACKAGES)}",
+        SUITE, str(part),
+    )  # fmt: skip
+    # Caches that systemd would rebuild at every start of a fresh overlay.
+    for stamp in ("etc/.updated", "var/.updated"):
+        (part / stamp).touch()
+        os.utime(part / stamp, (2**31 - 1, 2**31 - 1))
+    part.rename(tree)
+    return tree
+
+
+def layer() -> Path:
+    """What our two packages hold, as a directory to be laid over the base."""
+    debs = sorted((BUILD / "debs").glob("*.deb"))
+    if len(debs) != 2:
+        raise FileNotFoundError("no packages in .build/debs: run './check packages'")
+    key = hashlib.sha256(b"".join(deb.read_bytes() for deb in debs)).hexdigest()[:16]
+    tree = BUILD / f"layer-{key}"
+    if not tree.is_dir():
+        for old in BUILD.glob("layer-*"):
+            shutil.rmtree(old)
+        part = BUILD / "layer.part"
+        shutil.rmtree(part, ignore_errors=True)
+        for deb in debs:
+            _run("dpkg-deb", "-x", str(deb), str(part))
+        part.rename(tree)
+    return tree
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    base()
+    layer()
+    sys.exit(0)

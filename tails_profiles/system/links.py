@@ -47,7 +47,14 @@ def list_links() -> tuple[FoundLink, ...]:
 
 def has_parent(sys_path: Path) -> bool:
     """Whether a network device is hardware, real or virtual: veth, lo and bridges are not."""
-    return (sys_path / "device").exists()
+    try:
+        (sys_path / "device").lstat()
+    except FileNotFoundError:
+        return False
+    # Any other doubt counts as hardware: it is put down, and must be known to come up.
+    except OSError:
+        return True
+    return True
 
 
 def _mac(device: Any) -> str:  # noqa: ANN401 - pyudev ships no types

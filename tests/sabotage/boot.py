@@ -11,6 +11,7 @@ What stands in, and is all that does:
   the generator is started through a wrapper that hides that one variable.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -79,13 +80,16 @@ mount -t tmpfs tmpfs "$root/dev/shm"
 mount --bind "$work/console" "$root/dev/console"
 
 mkdir -p "$work/dmi/work"
-mount -t overlay overlay -o "lowerdir=$root/sys/class,upperdir=$work/dmi/upper,workdir=$work/dmi/work" "$root/sys/class"
+mount -t overlay overlay "$root/sys/class" \
+    -o "lowerdir=$root/sys/class,upperdir=$work/dmi/upper,workdir=$work/dmi/work"
 for link in $3; do
     mkdir -p "$work/device/$link/upper" "$work/device/$link/work"
     ln -s ../../../platform "$work/device/$link/upper/device"
     directory=$root/sys/devices/virtual/net/$link
     echo I:1 > "$root/run/udev/data/n$(cat "$directory/ifindex")"
-    mount -t overlay overlay -o "lowerdir=$directory,upperdir=$work/device/$link/upper,workdir=$work/device/$link/work" "$directory"
+    upper=$work/device/$link/upper
+    mount -t overlay overlay "$directory" \
+        -o "lowerdir=$directory,upperdir=$upper,workdir=$work/device/$link/work"
 done
 mount -o remount,bind,ro "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
@@ -133,7 +137,6 @@ class Boot:
 
     def __enter__(self) -> Self:
         self._enter_network()
-        _run("mount", "-t", "tmpfs", "tmpfs", str(self.work))
         self._write_files()
         for name, mac in self.machine.links.items():
             _run("ip", "link", "add", f"out-{name}", "type", "veth", "peer", "name", name,
@@ -178,7 +181,7 @@ class Boot:
         lower = [str(layer())] if self.machine.ours else []
         lower.append(str(base()))
         # The links must be in the namespace before its sysfs is arranged: the set-up waits.
-        wait = "read -r _ && exec sh -c \"$0\" setup \"$@\""
+        wait = 'read -r _ && exec sh -c "$0" setup "$@"'
         argv = [
             "unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork",
             "--kill-child", "sh", "-c", wait, _SETUP, str(self.work), ":".join(lower),
@@ -187,7 +190,7 @@ class Boot:
         # A control group of its own: two systemds in one would end each other's processes.
         self.cgroup = _cgroup2() / f"tails-profiles-{os.getpid()}-{self.work.name}"
         self.cgroup.mkdir()
-        enter = f"echo $$ > {shlex.quote(str(self.cgroup))}/cgroup.procs && exec \"$@\""
+        enter = f'echo $$ > {shlex.quote(str(self.cgroup))}/cgroup.procs && exec "$@"'
         argv = ["sh", "-c", enter, "enter", *argv]
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=(self.work / "log").open("wb"),
@@ -204,7 +207,7 @@ class Boot:
     def _wait_for_systemd(self) -> None:
         # Until then the process is the set-up, in another root directory.
         while self.process.poll() is None:
-            if os.readlink(f"/proc/{self.pid}/exe").endswith("/systemd"):
+            if Path(f"/proc/{self.pid}/exe").readlink().name == "systemd":
                 return
             time.sleep(0.01)
         raise AssertionError((self.work / "log").read_text())
@@ -218,7 +221,8 @@ class Boot:
         raise AssertionError((self.work / "log").read_text())
 
     def __exit__(self, *_: object) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         self.process.wait()
         self._remove_cgroups()
         self.capture.close()
@@ -226,7 +230,6 @@ class Boot:
         if libc.setns(self._old, _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")
         os.close(self._old)
-        _run("umount", str(self.work))
 
     def _remove_cgroups(self) -> None:
         # Its processes are gone or going with PID 1; a group can be removed once it is empty.
@@ -244,7 +247,8 @@ class Boot:
     def execute(self, command: str, timeout: float = 60) -> tuple[int, str]:
         """Run a shell command inside; returns its status and what it printed."""
         done = subprocess.run(
-            ["nsenter", "--target", str(self.pid), "--all", "--root", "--wdns=/", "sh", "-c", command],
+            ["nsenter", "--target", str(self.pid), "--all", "--root", "--wdns=/",
+             "sh", "-c", command],
             capture_output=True, text=True, errors="replace", check=False,
             timeout=timeout * FACTOR, stdin=subprocess.DEVNULL,
         )  # fmt: skip
@@ -263,10 +267,12 @@ class Boot:
         return output
 
     def wait_until_settled(self) -> str:
-        """Wait until systemd has no job left; returns its state."""
+        """Wait until systemd has no job left; returns its state, or that it has stopped."""
         # Not is-system-running --wait: called this early, it can miss the one signal it waits for.
         deadline = time.monotonic() + 15 * FACTOR
         while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                return "stopped"
             status, jobs = self.execute("timeout 5 systemctl list-jobs --no-legend --no-pager")
             if status == 0 and not jobs.strip():
                 return self.execute("timeout 5 systemctl is-system-running")[1].strip()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
-from tails_profiles import constants, firewall, links, settings
+from tails_profiles import constants, firewall, links, settings, torrc
 from tails_profiles.announce import Announcement
 from tails_profiles.errors import (
     DetectionError,
@@ -101,7 +101,8 @@ def run_firewall(paths: Paths) -> None:
     )  # fmt: skip
     _announce(selection.profile, "selected", paths)
     require_target(selection.profile)
-    decision = decide(selection.profile, read_settings(selection, paths))
+    found = read_settings(selection, paths)
+    decision = decide(selection.profile, found)
     cross_check(selection, paths)
     name = file_name(decision.profile, decision.variant)
     text = ruleset_text(name, paths) + _proxy_elements(decision)
@@ -111,6 +112,7 @@ def run_firewall(paths: Paths) -> None:
         extra={"MESSAGE_ID": journal.LOADED_ID, "TAILS_PROFILES_RULESET": name},
     )  # fmt: skip
     write_network_files(decision, paths)
+    write_configuration(found or settings.defaults(selection.profile), paths)
     files.write_json(paths.decision, decision.to_json(), mode=0o600)
     record(paths, selection, stage="firewall", ruleset=name, ruleset_sha256=nft.digest(text))
 
@@ -227,6 +229,19 @@ def write_network_files(decision: Decision, paths: Paths) -> None:
     files.write_atomic(paths.resolv_conf, resolv_conf(decision))
     if decision.profile is Profile.APP_GUEST:
         files.write_atomic(paths.network_manager, NETWORK_MANAGER)
+
+
+def write_configuration(values: Settings, paths: Paths) -> None:
+    """What the profile's own services read: the settings in their programs' words."""
+    if values.tor is not None:
+        programs = {program for each in torrc.PLUGINS.values() for program in each}
+        installed = frozenset(
+            program for program in programs if (paths.root / program.lstrip("/")).is_file()
+        )
+        # Bridges and a proxy's password are in it: for Tor's account, and nobody else.
+        files.write_atomic(
+            paths.torrc, torrc.torrc(values.tor, installed), 0o640, constants.TOR_USER
+        )
 
 
 def record(paths: Paths, selection: Selection, **facts: Any) -> None:  # noqa: ANN401

@@ -13,7 +13,7 @@ from tails_profiles import __version__, boot, firewall, links, recipe, ruleset
 from tails_profiles.errors import DetectionError, ProfilesError
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile, token
-from tails_profiles.selection import Selection, select
+from tails_profiles.selection import Selection, select, selection_from_json
 from tails_profiles.status import Status
 from tails_profiles.system import dmi, files
 from tails_profiles.system import links as link_edge
@@ -157,7 +157,7 @@ def detect(sysfs: Path | None, paths: Paths) -> Selection:
             "the serial number is for root alone, and this boot recorded no selection",
             hint="run as root",
         )
-    return Selection(**{**recorded, "profile": Profile(recorded["profile"])})
+    return selection_from_json(recorded, str(paths.selection))
 
 
 def _detect(arguments: argparse.Namespace) -> int:
@@ -214,10 +214,15 @@ def _render(arguments: argparse.Namespace) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    if not arguments.dry_run:
-        return boot.main(["firewall"]) or boot.main(["links"])
+    if os.geteuid() != 0:
+        raise DetectionError("the DMI fields and the rule sets are for root", hint="run as root")
     paths = Paths()
     selection = select(dmi.read_fields(paths.sysfs), container=dmi.in_container())
+    if not arguments.dry_run:
+        if selection.profile is Profile.NORMAL:
+            sys.stdout.write(f"nothing to do: {selection.reason}\n")
+            return 0
+        return boot.main(["firewall"]) or boot.main(["links"])
     sys.stdout.write(f"# {selection.profile}: {selection.reason}\n")
     if not selection.profile.is_guest:
         return 0

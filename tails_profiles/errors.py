@@ -81,6 +81,20 @@ class InvalidSettingError(SettingsError):
         self.expected = expected
 
 
+class TransportError(SettingsError):
+    """A bridge needs a pluggable transport that this image does not have."""
+
+    reason = "bridge"
+
+    def __init__(self, transport: str, programs: Sequence[str]) -> None:
+        super().__init__(
+            f"bridges use {transport}, and this image has no program for it",
+            hint=f"looked for {' and '.join(programs)}",
+        )
+        self.transport = transport
+        self.programs = tuple(programs)
+
+
 class RulesetError(ProfilesError):
     """A rule set cannot be rendered, found or loaded."""
 
@@ -136,10 +150,26 @@ class MissingLibraryError(SystemFailureError):
         self.package = package
 
 
+class MissingAccountError(SystemFailureError):
+    """An account of the image is missing."""
+
+    reason = "tor"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no account {name}", hint="install the package that makes it")
+        self.name = name
+
+
 class LinkError(SystemFailureError):
     """The links of this machine are not those of its profile, or do not take their settings."""
 
     reason = "links"
+
+
+class TorError(SystemFailureError):
+    """Tor does not answer, or ended."""
+
+    reason = "tor"
 
 
 class LaunchError(ProfilesError):

@@ -57,6 +57,11 @@ class Paths:
         return self.state / "resolv.conf"
 
     @property
+    def torrc(self) -> Path:
+        """All of tor-guest's Tor configuration; mounted over the image's in Tor's unit alone."""
+        return self.state / "torrc"
+
+    @property
     def network_manager(self) -> Path:
         """Tells NetworkManager in app-guest to leave the links alone."""
         return self.root / "run/NetworkManager/conf.d/90-tails-profiles.conf"

@@ -8,9 +8,7 @@ The text that ships is rendered when the package is built; ``render`` prints the
 import sys
 from pathlib import Path
 
-import jinja2
-
-from tails_profiles.errors import RulesetError
+from tails_profiles.errors import MissingLibraryError, RulesetError
 from tails_profiles.firewall import (
     Context,
     all_rulesets,
@@ -33,8 +31,13 @@ def templates(paths: Paths | None = None) -> Path:
 def render(context: Context, directory: Path | None = None) -> str:
     """Render one context; the same context always gives the same text.
 
-    Raises RulesetError when a template is missing, broken, or uses a name the context lacks.
+    Raises RulesetError when a template is missing, broken, or uses a name the context lacks, and
+    MissingLibraryError.
     """
+    try:
+        import jinja2  # noqa: PLC0415 - slow to import, and most commands render nothing
+    except ImportError as err:
+        raise MissingLibraryError("jinja2", "python3-jinja2") from err
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(directory or templates()),
         undefined=jinja2.StrictUndefined,

@@ -8,7 +8,9 @@ would slow every boot, and a test drives both over one corpus.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
+from tails_profiles.errors import DetectionError
 from tails_profiles.profile import GUESTS, SETTINGS_TAG, TOKEN_WORD, Profile, token
 
 #: Bytes: the longest content sysfs shows, its newline included (the kernel cuts at a page less
@@ -136,3 +138,13 @@ def _escape(byte: int) -> str:
     if byte in b'"\\' or not 0x20 <= byte < 0x7F:
         return f"\\{byte:03o}"
     return chr(byte)
+
+
+def selection_from_json(value: dict[str, Any], source: str) -> Selection:
+    """The selection in a boot's ``selection.json``; raises DetectionError naming ``source``."""
+    try:
+        return Selection(**{**value, "profile": Profile(value["profile"])})
+    except (KeyError, TypeError, ValueError) as err:
+        raise DetectionError(
+            f"{source} is no selection: {err!r}", hint="run as root, to read the fields again"
+        ) from err

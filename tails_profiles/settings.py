@@ -126,17 +126,16 @@ def defaults(profile: Profile) -> Settings:
     )
 
 
-def transports(settings: Settings) -> frozenset[Transport]:
-    """The transports that tor-guest's bridges use."""
-    bridges = settings.tor.bridges if settings.tor else ()
-    return frozenset(parse_bridge(line, "bridges").transport for line in bridges)
+def transports_of(tor: TorSettings) -> frozenset[Transport]:
+    """The transports that these bridges use."""
+    return frozenset(parse_bridge(line, "bridges").transport for line in tor.bridges)
 
 
 def variant(settings: Settings) -> str:
     """The rule set variant that these settings need: the widest of their transports."""
     if settings.profile is not Profile.TOR_GUEST or settings.tor is None:
         return ""
-    used = transports(settings)
+    used = transports_of(settings.tor)
     if Transport.SNOWFLAKE in used:
         name = "tcp-udp"
     elif used & {Transport.WEBTUNNEL, Transport.MEEK_LITE}:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write state files so that a reader sees the old content or the new, and never half of one."""
 
+import grp
 import json
 import os
 from collections.abc import Mapping
@@ -8,20 +9,34 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
+from tails_profiles.errors import MissingAccountError
 
-def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace ``path``: written beside it, given its mode, then renamed. Makes the directory."""
+
+def write_atomic(path: Path, text: str, mode: int = 0o644, group: str | None = None) -> None:
+    """Replace ``path``: written beside it, given mode and group, then renamed; makes the directory.
+
+    Raises MissingAccountError where ``group`` does not exist.
+    """
+    number = -1 if group is None else _group(group)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")
     beside = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchown(file.fileno(), -1, number)
             os.fchmod(file.fileno(), mode)
             file.write(text)
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError as err:
+        raise MissingAccountError(name) from err
 
 
 def write_json(path: Path, value: Mapping[str, Any], mode: int = 0o644) -> None:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Log to the journal with fields of our own, and tell systemd how far a service is."""
+"""systemd as a service sees it: the journal with fields of our own, status, passed sockets."""
 
 import logging
+import socket
 import sys
 from typing import Any
+
+from tails_profiles.errors import MissingLibraryError, SystemFailureError
 
 #: One constant id for each decision, so that ``journalctl MESSAGE_ID=…`` finds it.
 SELECTED_ID = "0d4a7b1ef1c94e0db8c0c6f2b1f5a001"
@@ -47,3 +50,20 @@ def notify(status: str) -> None:
     except ImportError:
         return
     daemon.notify(f"STATUS={status}")
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """The sockets of this service's socket unit (sd_listen_fds(3)).
+
+    Raises MissingLibraryError, and SystemFailureError where there is none.
+    """
+    try:
+        from systemd import daemon  # noqa: PLC0415
+    except ImportError as err:
+        raise MissingLibraryError("systemd", "python3-systemd") from err
+    found = [socket.socket(fileno=descriptor) for descriptor in daemon.listen_fds()]
+    if not found:
+        raise SystemFailureError("no socket was passed", hint="start the .socket unit instead")
+    for each in found:
+        each.setblocking(False)
+    return found

@@ -4,7 +4,7 @@
 import os
 from pathlib import Path
 
-from tails_profiles.errors import SystemFailureError
+from tails_profiles.errors import DetectionError, SystemFailureError
 from tails_profiles.paths import Paths
 from tails_profiles.profile import PROFILES, Profile
 from tails_profiles.status import LinkStatus, Status
@@ -17,7 +17,7 @@ def read_status(paths: Paths) -> Status:
     recorded = files.read_json(paths.status) or {}
     selection = files.read_json(paths.selection) or {}
     failure = files.read_json(paths.failure)
-    profile = Profile(selection.get("profile", Profile.NORMAL))
+    profile = _profile(selection.get("profile", Profile.NORMAL), paths)
     shown = Profile.QUARANTINE if failure else profile
     target = PROFILES[shown].target
     return Status(
@@ -33,6 +33,15 @@ def read_status(paths: Paths) -> Status:
         _state(target),
         failure["message"] if failure else None,
     )
+
+
+def _profile(name: object, paths: Paths) -> Profile:
+    try:
+        return Profile(str(name))
+    except ValueError as err:
+        raise DetectionError(
+            f"{paths.selection} names the profile {name!r}", hint="it is damaged"
+        ) from err
 
 
 def _loaded() -> bool | None:

@@ -27,6 +27,7 @@ PURE = (
     "settings",
     "settings_disk",
     "status",
+    "torrc",
 )
 STEPS = ("lockdown", "firewall", "links")
 

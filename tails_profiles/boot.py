@@ -26,6 +26,7 @@ from tails_profiles.firewall import file_name
 from tails_profiles.paths import Paths
 from tails_profiles.profile import PROFILES, Profile
 from tails_profiles.selection import Selection, select
+from tails_profiles.session import session_files
 from tails_profiles.settings import Settings
 from tails_profiles.system import dmi, files, journal, nft, settings_disk, units
 from tails_profiles.system import links as link_edge
@@ -233,6 +234,9 @@ def write_network_files(decision: Decision, paths: Paths) -> None:
 
 def write_configuration(values: Settings, paths: Paths) -> None:
     """What the profile's own services read: the settings in their programs' words."""
+    if values.profile is Profile.APP_GUEST:
+        for name, text in session_files(values).items():
+            files.write_atomic(paths.session / name, text)
     if values.tor is not None:
         programs = {program for each in torrc.PLUGINS.values() for program in each}
         installed = frozenset(

@@ -6,11 +6,23 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tails_profiles import __version__, boot, firewall, links, recipe, ruleset
-from tails_profiles.errors import DetectionError, ProfilesError
+from tails_profiles import (
+    __version__,
+    boot,
+    firewall,
+    launch_steps,
+    launcher,
+    links,
+    recipe,
+    ruleset,
+    settings,
+)
+from tails_profiles.errors import DetectionError, LaunchError, ProfilesError, SettingsError
+from tails_profiles.launch import LaunchPlan
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile, token
 from tails_profiles.selection import Selection, select, selection_from_json
@@ -110,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     apply.add_argument("--dry-run", action="store_true", help="print every step; change nothing")
     status = command("status", _status, "say what this boot has become")
     _add_json(status)
+    _add_host(command("host", _host_status, "run the guests on this machine, in QEMU"))
     _add_token(command("token", _token, "print the whole recipe for a virtual machine of your own"))
     return parser
 
@@ -118,6 +131,31 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object; keys are stable"
     )
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, handler, text in (
+        ("plan", _host_plan, "print every command that start would run"),
+        ("start", _host_start, "start the gateways, then app-guest"),
+        ("stop", _host_stop, "power everything off; leaves nothing behind"),
+        ("status", _host_status, "say what runs"),
+    ):
+        action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        action.set_defaults(handler=handler)
+        action.add_argument("--directory", type=Path, default=launcher.DIRECTORY, metavar="DIR",
+                            help="sockets and state (default: %(default)s)")  # fmt: skip
+        if name in {"plan", "start"}:
+            action.add_argument("--hypervisor", choices=("qemu",), default="qemu")
+            action.add_argument("--image", type=Path, required=True, metavar="FILE",
+                                help="a live image with tails-profiles in it")  # fmt: skip
+            action.add_argument("--settings", type=Path, metavar="FILE",
+                                help="language, keyboard, bridges …, docs/settings.md")  # fmt: skip
+            action.add_argument("--i2p", action="store_true", help="also start i2p-guest")
+        if name == "plan":
+            action.add_argument("--format", choices=("shell", "json"), default="shell")
+        if name == "status":
+            _add_json(action)
 
 
 def _add_token(parser: argparse.ArgumentParser) -> None:
@@ -247,6 +285,64 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         _print_pairs(status.lines())
     return 0
+
+
+def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
+    found = {profile: settings.defaults(profile) for profile in GUESTS}
+    if arguments.settings is not None:
+        try:
+            data = arguments.settings.read_bytes()
+        except OSError as err:
+            raise SettingsError(f"{arguments.settings} cannot be read: {err.strerror}") from err
+        found = dict(settings.for_guests(data))
+    if arguments.i2p and found[Profile.APP_GUEST].i2p is None:
+        found[Profile.APP_GUEST] = replace(found[Profile.APP_GUEST], i2p=settings.I2pSettings())
+    return launcher.make_plan(arguments.image, arguments.directory, found, i2p=arguments.i2p)
+
+
+def _host_plan(arguments: argparse.Namespace) -> int:
+    steps = launcher.make_steps(_make_plan(arguments))
+    if arguments.format == "json":
+        _print_json([step.display() for step in steps])
+    else:
+        sys.stdout.write(launch_steps.display(steps))
+    return 0
+
+
+def _host_start(arguments: argparse.Namespace) -> int:
+    _require_root()
+    plan = _make_plan(arguments)
+    launcher.Launcher(plan, _say).start(launcher.make_steps(plan))
+    app = plan.guests[-1]
+    _say(f"everything runs; app-guest's screen: a VNC viewer at unix:{app.screen}")
+    return 0
+
+
+def _host_stop(arguments: argparse.Namespace) -> int:
+    _require_root()
+    launcher.stop(arguments.directory, _say)
+    return 0
+
+
+def _host_status(arguments: argparse.Namespace) -> int:
+    found = launcher.status(arguments.directory)
+    if arguments.json:
+        _print_json(found)
+    elif found:
+        _print_pairs(list(found.items()))
+    else:
+        sys.stdout.write("no guest was started\n")
+    return 0
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise LaunchError("users, namespaces and rule sets need root", hint="run as root")
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(words + "\n")
+    sys.stderr.flush()
 
 
 def _token(arguments: argparse.Namespace) -> int:

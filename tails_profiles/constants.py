@@ -78,6 +78,12 @@ LINKS: Mapping[Profile, tuple[LinkConstants, ...]] = MappingProxyType(
 TOR_USER = "debian-tor"
 I2P_USER = "i2pd"
 
+#: Accounts of the host, made by sysusers.d(5): who virtual machines run as, and the group of the
+#: sockets between them.
+GATEWAY_USER = "tails-profiles-gateway"
+APP_USER = "tails-profiles-app"
+LINK_GROUP = "tails-profiles-link"
+
 #: SOCKS ports of tor-guest by their isolation: Tails' numbers and flags.
 SOCKS_DEFAULT = 9050
 SOCKS_SYSTEM = 9062

@@ -61,6 +61,18 @@ class I2pGuestContext:
 
 
 @dataclass(frozen=True, slots=True)
+class HostContext:
+    """The host: what the users of the virtual machines may send, and nobody else's business."""
+
+    template: ClassVar[str] = "host.nft.j2"
+    gateway_user: str
+    app_user: str
+    resolver: bool
+    udp: bool
+    private: tuple[IPv4Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LocalNetwork:
     """One of Tails' network namespaces: its host end, and the local Tor ports it may use."""
 
@@ -124,7 +136,7 @@ class UplinkContext:
 
 FirewallContext = QuarantineContext | TorGuestContext | I2pGuestContext | AppGuestContext
 LinkContext = InnerLinkContext | UplinkContext
-Context = FirewallContext | LinkContext
+Context = FirewallContext | LinkContext | HostContext
 
 #: Tails' network namespaces (tails-create-netns, 10.200.1.0/24 in blocks of four, the host's end
 #: first) and what ferm.conf lets each of them reach on that end.
@@ -187,6 +199,16 @@ def build_link_context(profile: Profile, link: str, variant: str = "") -> LinkCo
     if facts.is_uplink:
         return _uplink(profile, facts, variant, dhcp=link == DHCP_LINK)
     return _inner_link(profile, facts, variant)
+
+
+def build_host_context(*, resolver: bool, udp: bool) -> HostContext:
+    """What the host's rule set is rendered from.
+
+    ``resolver``: tor-guest's transport looks names up. ``udp``: it needs UDP, or I2P runs.
+    """
+    return HostContext(
+        constants.GATEWAY_USER, constants.APP_USER, resolver, udp, constants.PRIVATE_RANGES
+    )
 
 
 def default_variant(profile: Profile) -> str:

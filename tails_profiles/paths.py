@@ -57,6 +57,11 @@ class Paths:
         return self.state / "resolv.conf"
 
     @property
+    def session(self) -> Path:
+        """Files of app-guest's session, below it as they will be below the root."""
+        return self.state / "session"
+
+    @property
     def torrc(self) -> Path:
         """All of tor-guest's Tor configuration; mounted over the image's in Tor's unit alone."""
         return self.state / "torrc"

@@ -182,6 +182,45 @@ def parse(data: bytes, *, profile: Profile | None = None) -> Settings:
     )
 
 
+def for_guests(data: bytes) -> Mapping[Profile, Settings]:
+    """The settings of every guest, from one file about all of them.
+
+    Such a file has the keys of a settings file without ``profile``, each of them optional:
+    ``tor`` goes to tor-guest, ``i2p`` to i2p-guest, where it also promises app-guest its second
+    link, and the rest to all. Raises SettingsError.
+    """
+    raw = _load(data)
+    known = [key for key in _KEYS if key != "profile"]
+    if not isinstance(raw, dict) or not set(raw) <= set(known):
+        unknown = sorted(set(raw) - set(known)) if isinstance(raw, dict) else raw
+        raise InvalidSettingError("(all)", unknown, f"an object of {', '.join(known)}")
+    return {profile: _for_guest(raw, profile) for profile in GUESTS}
+
+
+def _for_guest(raw: Mapping[str, Any], profile: Profile) -> Settings:
+    values = {**_to_json(defaults(profile)), **raw, "profile": profile.value}
+    if profile is Profile.APP_GUEST:
+        values["i2p"] = {} if raw.get("i2p") is not None else None
+    elif profile is not Profile.I2P_GUEST:
+        values["i2p"] = None
+    if profile is not Profile.TOR_GUEST:
+        values["tor"] = None
+    for key, own in (("tor", Profile.TOR_GUEST), ("i2p", Profile.I2P_GUEST)):
+        if profile is own and values[key] is None:
+            values[key] = _to_json(defaults(profile))[key]
+    features = {feature.value for feature in TOR_FEATURES}
+    if isinstance(values["shares"], list):
+        values["shares"] = [
+            share
+            for share in values["shares"]
+            if not isinstance(share, dict)
+            or (share.get("feature") in features) == (profile is Profile.TOR_GUEST)
+        ]
+        if profile is Profile.I2P_GUEST:
+            values["shares"] = []
+    return parse(json.dumps(values).encode(), profile=profile)
+
+
 _KEYS = (
     "version",
     "profile",

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from tails_profiles.command import Command
 from tails_profiles.errors import CommandError, CommandNotFoundError
@@ -52,3 +53,22 @@ def run(command: Command, *, ok: Collection[int] = (0,), timeout: float = TIMEOU
     if done.returncode not in ok:
         raise CommandError(command.display(), done.returncode, done.stderr)
     return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def spawn(command: Command, log: Path) -> int:
+    """Start a program that outlives this one, in a session of its own; returns its process id.
+
+    What it says is added to ``log``. Raises CommandNotFoundError.
+    """
+    with log.open("ab") as file:
+        try:
+            return subprocess.Popen(
+                command.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                cwd="/",
+            ).pid
+        except FileNotFoundError as err:
+            raise CommandNotFoundError(command.argv[0]) from err

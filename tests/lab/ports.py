@@ -6,6 +6,7 @@ systemd's socket units do is done by systemd-socket-activate, with the addresses
 that the unit files hold.
 """
 
+import itertools
 import os
 import re
 import resource
@@ -22,6 +23,7 @@ from tests.lab.tornet import TOR, TorNetwork, run, wait_for
 
 TOP = Path(__file__).parents[2]
 UNITS = TOP / "units"
+_NUMBERS = itertools.count()
 
 
 def unit_lines(name: str, key: str, instance: str = "") -> list[str]:
@@ -37,7 +39,7 @@ class Guests:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o755)
-        self.app, self.tor = (f"tpp{os.getpid()}{name}" for name in ("app", "tor"))
+        self.app, self.tor = (f"tpp{os.getpid()}{next(_NUMBERS)}{name}" for name in ("app", "tor"))
         self.processes: list[subprocess.Popen[bytes]] = []
         for name in (self.app, self.tor):
             run("ip", "netns", "add", name)

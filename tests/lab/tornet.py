@@ -45,12 +45,13 @@ ContactInfo auth{number}@example.org
 AuthoritativeDirectory 1
 V3AuthoritativeDirectory 1
 ExitPolicy reject *:*
-TestingV3AuthInitialVotingInterval 20
-TestingV3AuthInitialVoteDelay 4
-TestingV3AuthInitialDistDelay 4
-V3AuthVotingInterval 20
-V3AuthVoteDelay 4
-V3AuthDistDelay 4
+TestingV3AuthInitialVotingInterval 10
+TestingV3AuthInitialVoteDelay 2
+TestingV3AuthInitialDistDelay 2
+V3AuthVotingInterval 10
+V3AuthNIntervalsValid 120
+V3AuthVoteDelay 2
+V3AuthDistDelay 2
 TestingAuthDirTimeToLearnReachability 0
 TestingMinExitFlagThreshold 0
 TestingDirAuthVoteExit *

@@ -10,7 +10,7 @@ from tails_profiles.profile import PROFILES
 
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "tails_profiles"
-LIBRARIES = {"dmidecode", "pyudev", "stem", "systemd", "jinja2", "subprocess"}
+LIBRARIES = {"dmidecode", "qemu", "pyudev", "stem", "systemd", "jinja2", "subprocess"}
 PURE = (
     "announce",
     "bridges",
@@ -22,8 +22,10 @@ PURE = (
     "links",
     "paths",
     "profile",
+    "qemu",
     "recipe",
     "selection",
+    "session",
     "settings",
     "settings_disk",
     "status",

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Language and keyboard of app-guest's session, as the files that Debian's programs read.
+
+Sources: locale(5) of Debian (pam_env reads ``/etc/default/locale``), keyboard(5), xorg.conf(5).
+Every value is one of the settings' closed grammar: none can end a string or a line.
+"""
+
+from collections.abc import Mapping
+
+from tails_profiles.settings import Settings
+
+CATEGORIES = (
+    "LC_ADDRESS", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_MONETARY", "LC_NAME", "LC_NUMERIC",
+    "LC_PAPER", "LC_TELEPHONE", "LC_TIME",
+)  # fmt: skip
+
+
+def session_files(settings: Settings) -> Mapping[str, str]:
+    """Each file's path from the root, without the leading slash, and its text."""
+    return {
+        "etc/default/locale": _locale(settings),
+        "etc/default/keyboard": _keyboard(settings),
+        "etc/X11/xorg.conf.d/00-keyboard.conf": _xorg(settings),
+    }
+
+
+def _locale(settings: Settings) -> str:
+    formats = f"{settings.formats}.UTF-8"
+    lines = [f"LANG={settings.language}.UTF-8", *(f"{name}={formats}" for name in CATEGORIES)]
+    return "\n".join(lines) + "\n"
+
+
+def _keyboard(settings: Settings) -> str:
+    keyboard = settings.keyboard
+    return (
+        f'XKBMODEL="{keyboard.model}"\nXKBLAYOUT="{keyboard.layout}"\n'
+        f'XKBVARIANT="{keyboard.variant}"\nXKBOPTIONS="{keyboard.options}"\nBACKSPACE="guess"\n'
+    )
+
+
+def _xorg(settings: Settings) -> str:
+    keyboard = settings.keyboard
+    options = (
+        ("XkbModel", keyboard.model),
+        ("XkbLayout", keyboard.layout),
+        ("XkbVariant", keyboard.variant),
+        ("XkbOptions", keyboard.options),
+    )
+    lines = [f'    Option "{name}" "{value}"' for name, value in options if value]
+    return "\n".join(
+        (
+            'Section "InputClass"',
+            '    Identifier "tails-profiles keyboard"',
+            '    MatchIsKeyboard "on"',
+            *lines,
+            "EndSection",
+            "",
+        )
+    )

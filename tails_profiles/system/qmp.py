@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Talk to a running QEMU, by the library that its developers keep (QMP specification)."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tails_profiles.errors import LaunchError, MissingLibraryError
+
+#: Seconds within which a QEMU that works has answered.
+PATIENCE = 60.0
+
+
+def execute(
+    socket: Path, command: str, arguments: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run one command; returns what QEMU answers.
+
+    Raises LaunchError when nobody answers or QEMU refuses, and MissingLibraryError.
+    """
+    return asyncio.run(_execute(socket, command, dict(arguments or {})))
+
+
+async def _execute(socket: Path, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        from qemu import qmp  # noqa: PLC0415 - Debian 12 has no package of it
+    except ImportError as err:
+        raise MissingLibraryError("qemu.qmp", "python3-qemu-qmp, or qemu.qmp from PyPI") from err
+    client = qmp.QMPClient()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await client.connect(str(socket))
+            try:
+                answer = await client.execute(command, arguments)
+            finally:
+                await client.disconnect()
+    except (qmp.QMPError, OSError, TimeoutError, EOFError) as err:
+        raise LaunchError(
+            f"QEMU at {socket} does not carry out {command}: {err or type(err).__name__}"
+        ) from err
+    return answer if isinstance(answer, dict) else {"return": answer}

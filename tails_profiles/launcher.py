@@ -42,7 +42,7 @@ def host_facts(image: Path) -> HostFacts:
     return HostFacts(
         machines.available_memory(),
         image.is_file(),
-        machines.accelerator_works("kvm", qemu.QEMU),
+        machines.accelerator_works("kvm", qemu.QEMU, qemu.CPU_MODEL),
         Path("/run/systemd/system").is_dir(),
         datetime.now(UTC),
     )

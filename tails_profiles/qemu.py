@@ -18,7 +18,8 @@ MACHINE = (
 )
 #: One processor for everybody: old enough for every host, with the instructions that Debian's
 #: programs and the kernel's random numbers ask for.
-CPU = "Nehalem,+rdrand,-hypervisor,kvm=off,pmu=off,model-id=tails-profiles"
+CPU_MODEL = "Nehalem"
+CPU = f"{CPU_MODEL},+rdrand,-hypervisor,kvm=off,pmu=off,model-id=tails-profiles"
 #: Closed in addition where KVM is used: clocks that tell the guest the host's time.
 CPU_KVM = ",-kvmclock,-kvmclock-stable-bit,-kvm-steal-time,-kvm-asyncpf,-kvm-pv-eoi"
 

@@ -17,13 +17,14 @@ def write_atomic(path: Path, text: str, mode: int = 0o644, group: str | None = N
 
     Raises MissingAccountError where ``group`` does not exist.
     """
-    number = -1 if group is None else _group(group)
+    number = None if group is None else _group(group)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")
     beside = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchown(file.fileno(), -1, number)
+            if number is not None:
+                os.fchown(file.fileno(), -1, number)
             os.fchmod(file.fileno(), mode)
             file.write(text)
         beside.replace(path)

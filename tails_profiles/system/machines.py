@@ -122,17 +122,18 @@ _BOOT_SECTOR = bytes.fromhex("b010e6f4f4").ljust(510, b"\0") + b"\x55\xaa"
 _REPORTED = 33  # (16 << 1) | 1, as QEMU's isa-debug-exit has it
 
 
-def accelerator_works(name: str, qemu: str, seconds: float = 20.0) -> bool:
-    """Whether a virtual machine really runs with this accelerator.
+def accelerator_works(name: str, qemu: str, cpu: str, seconds: float = 20.0) -> bool:
+    """Whether a virtual machine really runs with this accelerator and processor model.
 
-    ``/dev/kvm`` may open and its guests hang, so one is run for the length of five instructions.
+    ``/dev/kvm`` may open and its guests hang, or lack instructions of the processor that they are
+    promised: so one is run through its firmware to a boot sector that reports back.
     """
     with tempfile.TemporaryDirectory() as directory:
         sector = Path(directory) / "sector"
         sector.write_bytes(_BOOT_SECTOR)
         argv = (
-            qemu, "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", name, "-display",
-            "none", "-m", "16", "-drive", f"file={sector},format=raw,if=ide,readonly=off",
+            qemu, "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", name,
+            "-cpu", f"{cpu},enforce", "-display", "none", "-m", "16", "-drive", f"file={sector},format=raw,if=ide,readonly=off",
             "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
         )  # fmt: skip
         try:

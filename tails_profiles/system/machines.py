@@ -133,7 +133,8 @@ def accelerator_works(name: str, qemu: str, cpu: str, seconds: float = 20.0) -> 
         sector.write_bytes(_BOOT_SECTOR)
         argv = (
             qemu, "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", name,
-            "-cpu", f"{cpu},enforce", "-display", "none", "-m", "16", "-drive", f"file={sector},format=raw,if=ide,readonly=off",
+            "-cpu", f"{cpu},enforce", "-display", "none", "-m", "16",
+            "-drive", f"file={sector},format=raw,if=ide,readonly=off",
             "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
         )  # fmt: skip
         try:

@@ -42,6 +42,7 @@ SHELL_UNIT = """\
 DefaultDependencies=no
 Conflicts=shutdown.target
 Before=shutdown.target
+StartLimitIntervalSec=0
 
 [Service]
 ExecStart=/bin/bash --norc --noprofile

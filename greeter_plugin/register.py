@@ -270,11 +270,11 @@ class Plugin:
         self._words = say
         self.page.translate(say)
         self._update_row()
-        view.prepare_row(self.setting.listboxrow, say.say(words.TITLE))
 
     def _update_row(self) -> None:
         row = self.setting.listboxrow
         self.setting.show_value()
+        view.lay_out_row(row, self._words.say(words.TITLE), self.value())
         row.set_sensitive(self.isolation.verdict.possible)
         view.name_row(row, f"{self._words.say(words.CHECKBOX)}. {self.value()}")
 

@@ -17,6 +17,7 @@ from greeter_plugin.words import Words  # noqa: E402
 
 # Characters; what the greeter's own pages have, so that 800 pixels are enough.
 PAGE_WIDTH = 50
+CAPTION_WIDTH = 24
 VALUE_WIDTH = 30
 #: What the greeter's window and a page's frame need of the screen's height, in pixels.
 FRAME_HEIGHT = 160
@@ -155,17 +156,20 @@ def ask(title: str, text: str, buttons: Sequence[Button]) -> int:
         dialog.destroy()
 
 
-def prepare_row(row: Any, caption: str) -> None:  # noqa: ANN401
-    """Caption of a greeter's row in our language; its value may have several lines."""
+def lay_out_row(row: Any, caption: str, value: str) -> None:  # noqa: ANN401
+    """Put both texts into a greeter's row: either may need several lines on a small screen."""
     for label in _labels(row):
         # The caption is the one with a mnemonic.
-        if label.get_use_underline():
-            label.set_label(caption)
-            label.set_valign(Gtk.Align.START)
-        else:
-            label.set_line_wrap(True)
-            label.set_max_width_chars(VALUE_WIDTH)
-            label.set_xalign(1.0)
+        is_caption = label.get_use_underline()
+        text, most = (caption, CAPTION_WIDTH) if is_caption else (value, VALUE_WIDTH)
+        label.set_label(text)
+        label.set_line_wrap(True)
+        label.set_max_width_chars(most)
+        # Without this a window asks for the height that its narrowest form would need.
+        label.set_width_chars(min(most, max(map(len, text.splitlines()), default=0)))
+        label.set_valign(Gtk.Align.START)
+        label.set_xalign(0.0 if is_caption else 1.0)
+        if not is_caption:
             label.set_justify(Gtk.Justification.RIGHT)
 
 

@@ -115,6 +115,12 @@ for place in usr var/lib; do
     mount -t overlay overlay /$place \
         -o "lowerdir=/$place,upperdir=$world/upper/$place,workdir=$world/work/$place"
 done
+# This machine may have some of them.
+rm -f /usr/bin/qemu-system-x86_64 /usr/bin/VBoxManage /usr/sbin/i2pd /usr/bin/i2pd
+for name in $(cat "$world/programs"); do
+    mkdir -p "/${name%/*}"
+    : >"/$name"
+done
 for name in cpuinfo meminfo; do mount --bind "$world/$name" "/proc/$name"; done
 mount -t tmpfs tmpfs /sys/class/misc
 for driver in $(cat "$world/drivers"); do mkdir "/sys/class/misc/$driver"; done
@@ -125,6 +131,7 @@ if [ -s "$world/selection.json" ]; then
 fi
 exec "$@"
 """
+SESSION = "usr/share/wayland-sessions/tails-profiles-host.desktop"
 WRAPPER = "usr/lib/tails-profiles-greeter/tails-profiles-greeter"
 STOCK = "usr/local/lib/tails-greeter"
 
@@ -155,12 +162,8 @@ class Greeter:
         shutil.copy(STANDIN / "launcher", self.upper / STOCK)
         if machine.installed:
             subprocess.run([TOP / "greeter_plugin/install", self.upper], check=True)
-        programs = [*machine.programs]
-        if machine.host_session:
-            programs.append("usr/share/wayland-sessions/tails-profiles-host.desktop")
-        for name in programs:
-            (self.upper / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.upper / name).touch()
+        session = [SESSION] if machine.host_session else []
+        (world / "programs").write_text("\n".join([*machine.programs, *session]))
         (self.upper / "var/lib/gdm3").mkdir()
         (world / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {machine.flags}\n")
         (world / "meminfo").write_text(f"MemTotal: {machine.memory * 1024} kB\n")
@@ -230,7 +233,7 @@ class Greeter:
     def tell(self, command: str) -> None:
         """Give the stand-in a command, and wait until it has been carried out."""
         os.write(self._control, command.encode() + b"\n")
-        self.wait_for(f"done {command.split()[0]}")
+        self.wait_for(f"done {command.split(maxsplit=1)[0]}")
 
     # ---- what it shows
 
@@ -279,16 +282,19 @@ class Greeter:
             )
         return lines
 
-    def find(self, role: str, name: str = "", description: str = "") -> Any:
-        """The first widget of that role whose name and description begin so; waits for it."""
+    def find(
+        self, role: str, name: str = "", description: str = "", *, prefix: bool = False
+    ) -> Any:
+        """The first widget of that role, name and description; waits for it. Empty is any."""
 
         def look() -> Any:
             for widget in self.widgets():
                 with suppress(Exception):  # gone while we looked
+                    found = widget.get_name() or ""
                     if (
                         widget.get_role_name() == role
-                        and (widget.get_name() or "").startswith(name)
-                        and (widget.get_description() or "").startswith(description)
+                        and (not name or found == name or (prefix and found.startswith(name)))
+                        and (not description or widget.get_description() == description)
                     ):
                         return widget
             return None
@@ -305,14 +311,20 @@ class Greeter:
             looks = []
             for _ in range(2):
                 widget.clear_cache()
-                place = widget.get_component_iface().get_extents(kind)
+                place = self.screen.atspi.Component.get_extents(widget, kind)
                 looks.append((place.x, place.y, place.width, place.height))
                 self.find(role, name, description)
             x, y, width, height = looks[0]
-            return looks[0] if looks[0] == looks[1] and x >= 0 and y >= 0 and width > 0 else None
+            good = looks[0] == looks[1] and min(x, y) >= 0 and min(width, height) > 0
+            return looks[0] if good else None
 
         x, y, width, height = until(settled, f"{role} {name!r} does not settle")
         self.screen.atspi.generate_mouse_event(x + width // 2, y + height // 2, "b1c")
+
+    def key(self, code: int) -> None:
+        """Press and release a key, by its X code."""
+        kind = self.screen.atspi.KeySynthType.PRESSRELEASE
+        self.screen.atspi.generate_keyboard_event(code, None, kind)
 
     def is_(self, widget: Any, state: str) -> bool:
         widget.clear_cache()
@@ -321,6 +333,9 @@ class Greeter:
         )
 
     def close(self) -> None:
+        """End it, if it has not ended, and take its world away."""
+        if not self.world.exists():
+            return
         os.close(self._control)
         if self.process.poll() is None:
             # The wrapper waits for its child: both are in the namespace's group of processes.

@@ -15,7 +15,6 @@ import gi
 
 gi.require_version("Gtk", "3.0")
 from gi.repository import GLib, Gtk  # noqa: E402
-
 from tailsgreeter import config, trace  # noqa: E402
 from tailsgreeter.greeter import GreeterApplication  # noqa: E402
 

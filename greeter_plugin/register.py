@@ -11,7 +11,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,7 +136,7 @@ class Plugin:
         self.isolation = Isolation(Path(config.persistent_settings_dir) / FILE_NAME, verdict)
         self._words = Words(stored_language(Path(config.language_setting_path)))
         try:
-            self.page = view.Page(verdict, self._on_page_changed)
+            self.page = view.Page(verdict, self._take_over, self.guarded)
             #: What is ticked in the dialog, before Add.
             self._pending: Choice | None = None
             self.setting = _setting_class(self)()
@@ -201,9 +201,9 @@ class Plugin:
         if self._withdrawing:
             return
         self._withdrawing = True
-        report("the setting failed", err)
-        # The greeter may be walking over its settings right now.
+        # Not now: the greeter may be walking over its settings.
         GLib.idle_add(self._withdraw_now)
+        report("the setting failed", err)
 
     def _withdraw_now(self) -> bool:
         try:
@@ -235,15 +235,13 @@ class Plugin:
             except self._not_found:
                 raise
             except Exception as err:  # noqa: BLE001 - nothing of ours may reach the greeter
-                self.withdraw(err)
+                with suppress(Exception):
+                    self.withdraw(err)
                 return None
 
         return call
 
     # What happens.
-
-    def _on_page_changed(self, choice: Choice) -> None:
-        self.guarded(self._take_over)(choice)
 
     def _take_over(self, choice: Choice) -> None:
         if self._pending is not None:
@@ -287,7 +285,13 @@ class Plugin:
         except Exception as err:  # noqa: BLE001 - whatever it is, the user must know
             report("the isolated session could not be chosen", err)
             if self._wanted:
-                self.guarded(self._ask)(words.FAILED_TITLE, words.FAILED_TEXT, [])
+                self._say_failed()
+
+    def _say_failed(self) -> None:
+        try:
+            self._ask(words.FAILED_TITLE, words.FAILED_TEXT, [])
+        except Exception as err:  # noqa: BLE001 - the login goes on all the same
+            report("the user could not be asked", err)
 
     def _choose_session(self) -> None:
         if self._withdrawing:

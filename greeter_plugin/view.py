@@ -26,9 +26,16 @@ FRAME_HEIGHT = 160
 class Page:
     """The details page. ``box`` goes into the greeter's dialog, and later into its popover."""
 
-    def __init__(self, verdict: Verdict, changed: Callable[[Choice], None]) -> None:
+    def __init__(
+        self,
+        verdict: Verdict,
+        changed: Callable[[Choice], None],
+        guarded: Callable[[Callable[..., None]], Callable[..., None]],
+    ) -> None:
+        """``changed`` is told what the user chooses; ``guarded`` wraps what GTK calls."""
         self._verdict = verdict
         self._changed = changed
+        self._guarded = guarded
         self._choice = Choice()
         self._filling = False
         self.box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, visible=True)
@@ -100,10 +107,9 @@ class Page:
         self.box.pack_start(scrolled, True, True, 0)
 
     def _connect(self) -> None:
-        self._enabled.connect("toggled", self._on_toggled)
-        self._i2p.connect("toggled", self._on_toggled)
-        for button in self._folders.values():
-            button.connect("toggled", self._on_toggled)
+        toggled = self._guarded(self._on_toggled)
+        for button in (self._enabled, self._i2p, *self._folders.values()):
+            button.connect("toggled", toggled)
 
     def _on_toggled(self, button: Any) -> None:  # noqa: ANN401
         # A radio button that is switched off is followed by the one that is switched on.

@@ -29,5 +29,7 @@ def start(screen: Screen) -> Iterator[Callable[..., Greeter]]:
         return greeter
 
     yield run
+    refused = [line for greeter in running for line in greeter.refused()]
     for greeter in running:
         greeter.close()
+    assert refused == []

@@ -185,6 +185,7 @@ class Greeter:
                     **self.screen.env,
                     "STANDIN_TRACE": str(self.world / "trace"),
                     "STANDIN_CONTROL": str(self.world / "control"),
+                    "STANDIN_STORAGE": str(self.storage),
                     "STANDIN_SERIES": str(self.machine.series),
                     "PYTHONDONTWRITEBYTECODE": "1",
                     **self.machine.env,
@@ -201,6 +202,15 @@ class Greeter:
     @property
     def trace(self) -> list[str]:
         return (self.world / "trace").read_text().splitlines()
+
+    def refused(self) -> list[str]:
+        """Names that the plugin used and nobody promised; forgets them."""
+        if not self.world.exists():
+            return []
+        lines = self.trace
+        kept = [line for line in lines if not line.startswith("refused ")]
+        (self.world / "trace").write_text("".join(f"{line}\n" for line in kept))
+        return [line for line in lines if line.startswith("refused ")]
 
     @property
     def settings(self) -> Path:

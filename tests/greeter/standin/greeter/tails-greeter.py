@@ -36,10 +36,35 @@ def command(source, _condition, application) -> bool:
     elif word == "vanish":
         os.system(f"umount --lazy {config.persistent_settings_dir}")
         os.system(f"mount -t tmpfs -o ro,mode=0 tmpfs {config.persistent_settings_dir}")
+    elif word == "drive":
+        sys.path.append(config.data_path)
+        from drive import Drive  # noqa: PLC0415
+
+        Drive(application)
     elif word == "":
         return False
     trace(f"done {word}")
     return True
+
+
+def rename(name: str, application) -> None:
+    """Move one name of the greeter away, as a later version might."""
+    parts = name.replace("{window}", "window").split(".")
+    if parts == [""]:
+        return
+    here = application.mainwindow
+    if parts[0] != "window":
+        modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
+        known = [module for module in modules if module in sys.modules]
+        here = sys.modules[known[-1]]
+        parts = ["", *parts[len(known) :]]
+    for part in parts[1:-1]:
+        here = getattr(here, part)
+    # Most are the instance's; a method is its class's, or a base's.
+    classes = here.__mro__ if isinstance(here, type) else type(here).__mro__
+    holder = next(item for item in (here, *classes) if parts[-1] in vars(item))
+    setattr(holder, f"moved_{parts[-1]}", getattr(here, parts[-1]))
+    delattr(holder, parts[-1])
 
 
 if __name__ == "__main__":
@@ -50,6 +75,7 @@ if __name__ == "__main__":
         sys.exit(1)
     GLib.set_prgname("Welcome to Tails!")
     application = GreeterApplication()
+    rename(os.environ.get("STANDIN_RENAME", ""), application)
     control = open(os.environ["STANDIN_CONTROL"])
     GLib.io_add_watch(control, GLib.IO_IN, command, application)
     Gtk.main()

@@ -27,15 +27,15 @@ FACTOR = float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
 WIDTH, HEIGHT = 800, 600
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
-    """The first true answer of ``condition``."""
+def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 15) -> Any:
+    """The first true answer of ``condition``; ``what`` did not happen in time otherwise."""
     deadline = time.monotonic() + seconds * FACTOR
     while True:
         answer = condition()
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise TimeoutError(what)
+            raise TimeoutError(what if isinstance(what, str) else what())
         time.sleep(0.02)  # between two looks, never in place of one
 
 
@@ -238,7 +238,7 @@ class Greeter:
                 raise AssertionError(f"ended before {line!r}:\n{self.journal}\n{self.trace}")
             return False
 
-        until(there, f"{line!r} in {self.trace}, {self.journal}")
+        until(there, lambda: f"{line!r} in {self.trace}, {self.journal}")
 
     def tell(self, command: str) -> None:
         """Give the stand-in a command, and wait until it has been carried out."""
@@ -260,7 +260,7 @@ class Greeter:
                     return child
             return None
 
-        return until(look, f"the greeter on the accessibility bus: {self.journal}")
+        return until(look, lambda: f"no greeter on the accessibility bus: {self.journal}")
 
     def widgets(self) -> Iterator[Any]:
         """Every widget that shows, top down."""
@@ -309,7 +309,9 @@ class Greeter:
                         return widget
             return None
 
-        return until(look, f"no {role} {name!r} {description!r} in\n" + "\n".join(self.tree()))
+        return until(
+            look, lambda: "\n".join([f"no {role} {name!r} {description!r} in", *self.tree()])
+        )
 
     def press(self, role: str, name: str = "", description: str = "") -> None:
         """Click on a widget, with the pointer: an action that opens a dialog would not return."""

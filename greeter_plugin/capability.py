@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Decide whether this machine can isolate, from facts about it. Pure: reads nothing."""
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 # MiB. The first four are the launcher's (tails_profiles.launch: MACHINES, HOST_RESERVE), held
 # equal by a test, and not imported: the greeter would wait for that import at every start.
@@ -35,8 +35,7 @@ class I2p(Enum):
     POSSIBLE = "possible"
 
 
-@dataclass(frozen=True)
-class HostFacts:
+class HostFacts(NamedTuple):
     """What a machine told us; ``memory`` is the kernel's MemTotal in MiB.
 
     ``kvm`` and ``vboxdrv``: that driver is in the kernel and has taken the processor for usable.
@@ -55,8 +54,7 @@ class HostFacts:
     i2pd: bool
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """``needs`` and ``has`` are MiB of memory; ``i2p_needs`` with I2P as well."""
 
     obstacle: Obstacle | None

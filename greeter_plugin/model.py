@@ -11,9 +11,9 @@ import contextlib
 import os
 import shlex
 import stat
-from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from greeter_plugin.capability import I2p, Verdict
 
@@ -37,8 +37,7 @@ class KeptFiles(Enum):
     WARNED = "warned"
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What the user chose; the defaults are those of a greeter without our file."""
 
     enabled: bool = False
@@ -104,7 +103,7 @@ def parse(data: bytes) -> Choice:
         found[field] = words[word]
     if _REQUIRED not in names:
         raise DamagedFileError(f"{_REQUIRED} is missing")
-    return replace(Choice(), **found)  # type: ignore[arg-type]  # the grammar gives each its type
+    return Choice()._replace(**found)  # type: ignore[arg-type]  # the grammar gives each its type
 
 
 def _unquote(quoted: str) -> str | None:
@@ -178,8 +177,7 @@ class Isolation:
     @property
     def effective(self) -> Choice:
         """What would happen at Start: the choice, without what this machine cannot do."""
-        return replace(
-            self.choice,
+        return self.choice._replace(
             enabled=self.choice.enabled and self.verdict.possible,
             i2p=self.choice.i2p and self.verdict.i2p is I2p.POSSIBLE,
         )
@@ -189,7 +187,7 @@ class Isolation:
         if not self.verdict.possible:
             return
         self.touched = True
-        self.choice = replace(choice, kept_files=self.choice.kept_files)
+        self.choice = choice._replace(kept_files=self.choice.kept_files)
 
     def load(self) -> bool:
         """Take over the stored choice; whether the user has to see something new.
@@ -207,11 +205,11 @@ class Isolation:
             return True
         before = self.choice
         if self.touched:
-            self.choice = replace(before, kept_files=stored.kept_files)
+            self.choice = before._replace(kept_files=stored.kept_files)
             self.store()
             return False
         self.choice = stored
-        return replace(stored, kept_files=before.kept_files) != before
+        return stored._replace(kept_files=before.kept_files) != before
 
     def store(self) -> None:
         """Write the choice, if there is anything of the user's to write.
@@ -234,12 +232,12 @@ class Isolation:
     def start_isolated(self) -> bool:
         """Record that an isolated session begins; False when its settings cannot be stored."""
         if self.choice.folders is Folders.READ_WRITE and self.choice.kept_files is KeptFiles.NONE:
-            self.choice = replace(self.choice, kept_files=KeptFiles.KEPT)
+            self.choice = self.choice._replace(kept_files=KeptFiles.KEPT)
         return self._write(self.effective)
 
     def start_warned(self) -> None:
         """Record that the user has been warned of kept files."""
-        self.choice = replace(self.choice, kept_files=KeptFiles.WARNED)
+        self.choice = self.choice._replace(kept_files=KeptFiles.WARNED)
         # Not the effective choice: on this machine it may be less than the stored one.
         self._write(self.choice)
 

@@ -12,7 +12,6 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,6 +171,7 @@ class Plugin:
     def open_in_dialog(self) -> None:
         """The page is in the dialog: what is ticked there counts once the user says Add."""
         self._pending = self.isolation.effective
+        self.page.build()
         self.page.show(self._pending)
         self.page.focus()
 
@@ -316,7 +316,7 @@ class Plugin:
         self.isolation.start_warned()
         if answer != ISOLATE:
             return Start.AS_ALWAYS
-        self.isolation.choose(replace(self.isolation.choice, enabled=True))
+        self.isolation.choose(self.isolation.choice._replace(enabled=True))
         return Start.ISOLATED
 
     def _ask(self, title: str, text: str, more: list[view.Button]) -> int:
@@ -405,6 +405,7 @@ class _Calls:
         self.plugin.guarded(self.plugin.open_in_dialog)()
 
     def build_popover(self) -> None:
+        self.plugin.guarded(self.plugin.page.build)()
         self.plugin.guarded(super().build_popover)()  # type: ignore[misc]
 
     def show_value(self) -> None:

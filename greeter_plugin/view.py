@@ -2,8 +2,7 @@
 """Widgets of the setting. GTK 3; knows neither the greeter nor what is valid."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gi
 
@@ -38,7 +37,14 @@ class Page:
         self._guarded = guarded
         self._choice = Choice()
         self._filling = False
+        self._built = False
+        self._say = Words()
         self.box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, visible=True)
+
+    def build(self) -> None:
+        """Fill the box, the first time it is needed: the greeter's start does not wait for it."""
+        if self._built:
+            return
         self._heading = _label()
         self._heading.set_attributes(_heading_attributes())
         self._explanation = _label()
@@ -49,9 +55,15 @@ class Page:
         self._folders = _radio_buttons()
         self._lay_out()
         self._connect()
+        self._built = True
+        self.translate(self._say)
+        self.show(self._choice)
 
     def translate(self, say: Words) -> None:
         """Put every text of the page into one language."""
+        self._say = say
+        if not self._built:
+            return
         self._heading.set_text(say.say(words.CHECKBOX))
         self._explanation.set_text(say.say(words.EXPLANATION, self._verdict))
         note = say.i2p_note(self._verdict)
@@ -66,6 +78,8 @@ class Page:
     def show(self, choice: Choice) -> None:
         """Let the widgets show a choice, without reporting it as a change."""
         self._choice = choice
+        if not self._built:
+            return
         self._filling = True
         try:
             self._enabled.set_active(choice.enabled)
@@ -116,8 +130,7 @@ class Page:
         if self._filling or (button in self._folders.values() and not button.get_active()):
             return
         self._follow()
-        self._choice = replace(
-            self._choice,
+        self._choice = self._choice._replace(
             enabled=self._enabled.get_active(),
             i2p=self._i2p.get_active(),
             folders=self._active_folders(),
@@ -135,8 +148,7 @@ class Page:
             button.set_sensitive(enabled)
 
 
-@dataclass(frozen=True)
-class Button:
+class Button(NamedTuple):
     """One answer of a question; ``response`` is a Gtk.ResponseType or a number of ours."""
 
     text: str

@@ -6,7 +6,6 @@ import os
 import random
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +44,7 @@ GOOD = HostFacts(
     i2pd=True,
 )
 POSSIBLE = judge(GOOD)
-IMPOSSIBLE = judge(replace(GOOD, processor_flags=frozenset()))
+IMPOSSIBLE = judge(GOOD._replace(processor_flags=frozenset()))
 SAVED = Choice(enabled=True, i2p=True, folders=Folders.READ_ONLY)
 
 
@@ -53,7 +52,7 @@ def isolation(path: Path, stored: Choice | bytes | None = None, **facts: object)
     if stored is not None:
         data = stored if isinstance(stored, bytes) else serialize(stored)
         (path / "tails.isolation").write_bytes(data)
-    return Isolation(path / "tails.isolation", judge(replace(GOOD, **facts)))
+    return Isolation(path / "tails.isolation", judge(GOOD._replace(**facts)))
 
 
 # ---- the file
@@ -234,7 +233,7 @@ def test_choice_is_stored_and_restored(tmp_path: Path) -> None:
 def test_choice_taken_back_is_stored(tmp_path: Path) -> None:
     setting = isolation(tmp_path, SAVED)
     setting.load()
-    setting.choose(replace(SAVED, enabled=False))
+    setting.choose(SAVED._replace(enabled=False))
     setting.store()
     assert not read(tmp_path / "tails.isolation").enabled
 
@@ -244,7 +243,7 @@ def test_unlocking_does_not_take_away_what_the_user_chose_before(tmp_path: Path)
     setting.choose(SAVED)
     assert not setting.load()
     assert setting.plan_start() is Start.ISOLATED
-    assert read(tmp_path / "tails.isolation") == replace(SAVED, kept_files=KeptFiles.WARNED)
+    assert read(tmp_path / "tails.isolation") == SAVED._replace(kept_files=KeptFiles.WARNED)
 
 
 def test_stored_tick_on_a_machine_that_cannot_is_shown_and_kept(tmp_path: Path) -> None:
@@ -261,7 +260,7 @@ def test_stored_tick_on_a_machine_that_cannot_is_shown_and_kept(tmp_path: Path) 
 def test_i2p_that_is_not_possible_is_not_chosen(tmp_path: Path, facts: dict[str, object]) -> None:
     setting = isolation(tmp_path, SAVED, **facts)
     setting.load()
-    assert setting.effective == replace(SAVED, i2p=False)
+    assert setting.effective == SAVED._replace(i2p=False)
 
 
 def test_damaged_file_is_reported_once_and_replaced_by_a_choice(tmp_path: Path) -> None:
@@ -299,13 +298,13 @@ def test_user_is_warned_of_kept_files_once(tmp_path: Path) -> None:
     assert setting.start_isolated()
     later = isolation(tmp_path)
     later.load()
-    later.choose(replace(later.choice, enabled=False))
+    later.choose(later.choice._replace(enabled=False))
     assert later.plan_start() is Start.WARN_FIRST
     later.start_warned()
     for enabled in (True, False):
         again = isolation(tmp_path)
         again.load()
-        again.choose(replace(again.choice, enabled=enabled))
+        again.choose(again.choice._replace(enabled=enabled))
         assert again.plan_start() is (Start.ISOLATED if enabled else Start.AS_ALWAYS)
         if enabled:
             again.start_isolated()
@@ -322,12 +321,12 @@ def test_session_that_cannot_write_leaves_nothing_to_warn_of(
 
 
 def test_warning_on_a_machine_that_cannot_keeps_the_stored_choice(tmp_path: Path) -> None:
-    stored = replace(SAVED, kept_files=KeptFiles.KEPT)
+    stored = SAVED._replace(kept_files=KeptFiles.KEPT)
     setting = isolation(tmp_path, stored, processor_flags=frozenset())
     setting.load()
     assert setting.plan_start() is Start.WARN_FIRST
     setting.start_warned()
-    assert read(tmp_path / "tails.isolation") == replace(stored, kept_files=KeptFiles.WARNED)
+    assert read(tmp_path / "tails.isolation") == stored._replace(kept_files=KeptFiles.WARNED)
 
 
 # ---- the machine
@@ -360,7 +359,7 @@ VBOX = {"qemu": False, "virtualbox": True, "kvm": False, "vboxdrv": True}
     ],
 )
 def test_obstacle(facts: dict[str, object], obstacle: Obstacle | None) -> None:
-    verdict = judge(replace(GOOD, **facts))
+    verdict = judge(GOOD._replace(**facts))
     assert verdict.obstacle is obstacle
     assert verdict.possible is (obstacle is None)
 
@@ -375,7 +374,7 @@ def test_obstacle(facts: dict[str, object], obstacle: Obstacle | None) -> None:
     ],
 )
 def test_i2p(facts: dict[str, object], i2p: I2p) -> None:
-    assert judge(replace(GOOD, **facts)).i2p is i2p
+    assert judge(GOOD._replace(**facts)).i2p is i2p
 
 
 def test_memory_is_what_the_launcher_asks_for() -> None:
@@ -410,7 +409,7 @@ def machine(root: Path, **files: str) -> Path:
 
 
 def test_facts_are_read(tmp_path: Path) -> None:
-    assert host.read_facts(machine(tmp_path)) == replace(GOOD, i2pd=False)
+    assert host.read_facts(machine(tmp_path)) == GOOD._replace(i2pd=False)
 
 
 def test_facts_of_another_machine_are_read(tmp_path: Path) -> None:
@@ -488,5 +487,5 @@ def test_only_the_seam_knows_the_greeter(name: str) -> None:
 
 
 def test_pure_modules_open_nothing() -> None:
-    assert imports("capability") == {"dataclasses", "enum"}
+    assert imports("capability") == {"enum", "typing"}
     assert not imports("words") & {"os", "pathlib"}

@@ -232,6 +232,10 @@ def stock_drive(screen: Screen) -> dict[str, list[str]]:
     return found
 
 
+def test_sample_is_of_functions_that_are() -> None:
+    assert set(NAMES) >= SAMPLE | NOT_ON_THE_WAY
+
+
 def test_drive_meets_everything(start: Start, stock_drive: dict[str, list[str]]) -> None:
     _, found = driven(start)
     assert found["start"] != stock_drive["start"]
@@ -240,7 +244,20 @@ def test_drive_meets_everything(start: Start, stock_drive: dict[str, list[str]])
     assert found["rest"][-4:] == ["SelectSession tails-profiles-host", *LOGIN]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_ON_THE_WAY])
+# One of each module and of each time: when it is imported, attached, opened, restored, started.
+SAMPLE = {"host.read_facts", "model.read", "model.write", "register.attach", "register.Plugin.load",
+          "register.Plugin.apply", "register._listen_to_languages", "register.Plugin._on_response",
+          "view.ask", "view.Page.build", "view.Page._on_toggled", "words.Words.say"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in SAMPLE else pytest.mark.broad)
+        for name in NAMES
+        if name not in NOT_ON_THE_WAY
+    ],
+)
 def test_whatever_raises_the_stock_greeter_goes_on(
     start: Start, stock_drive: dict[str, list[str]], name: str
 ) -> None:

@@ -42,7 +42,7 @@ def stock_tree(screen: Screen) -> list[str]:
 
 def opened_tree(greeter: Greeter) -> list[str]:
     """The tree with the dialog of additional settings open."""
-    greeter.press("push button", "Add an additional setting")
+    greeter.press("button", "Add an additional setting")
     greeter.find("dialog")
     return until(lambda: t if "'Offline Mode'" in str(t := greeter.tree()) else None, "the dialog")
 

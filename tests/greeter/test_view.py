@@ -15,7 +15,7 @@ from greeter_plugin.words import Words
 
 from .test_model import GOOD
 from .test_words import LANGUAGES, locales
-from .world import HEIGHT, WIDTH, Greeter, until
+from .world import HEIGHT, WIDTH, Greeter, role_of, until
 
 __all__ = ["locales"]
 Start = Callable[..., Greeter]
@@ -27,7 +27,7 @@ LOGIN = ["BeginVerificationForUser gdm-password amnesia", "StartSessionWhenReady
 
 
 def open_dialog(greeter: Greeter) -> None:
-    greeter.press("push button", "Add an additional setting")
+    greeter.press("button", "Add an additional setting")
     greeter.find("dialog", "Additional Settings")
 
 
@@ -43,7 +43,7 @@ def toggle(greeter: Greeter, role: str, name: str, state: bool = True) -> None:
 
 
 def add(greeter: Greeter) -> None:
-    greeter.press("push button", "Add")
+    greeter.press("button", "Add")
     until(lambda: not any("dialog" in line.split(" ")[:2] for line in greeter.tree()), "closed")
 
 
@@ -56,7 +56,7 @@ def choose(greeter: Greeter) -> None:
 
 def login(greeter: Greeter) -> list[str]:
     """Start Tails; what was said to GDM, in its order."""
-    greeter.press("push button", "Start Tails")
+    greeter.press("button", "Start Tails")
     return ended(greeter)
 
 
@@ -100,12 +100,12 @@ def test_without_the_tick_nothing_changes_byte_for_byte(start: Start, series: in
             # Even what is ticked and then cancelled changes nothing.
             open_page(greeter)
             toggle(greeter, "check box", words.CHECKBOX)
-            greeter.press("push button", "Cancel")
+            greeter.press("button", "Cancel")
             until(lambda: len(greeter.tree()) < 20, "the dialog closes")  # noqa: B023
             open_page(greeter)
             assert not greeter.is_(greeter.find("check box", words.CHECKBOX), "checked")
-            greeter.press("push button", "Back")
-            greeter.press("push button", "Cancel")
+            greeter.press("button", "Back")
+            greeter.press("button", "Cancel")
         tree = until(lambda: t if len(t := greeter.tree()) < 20 else None, "closed")  # noqa: B023
         said = login(greeter)
         trace = [line for line in greeter.trace if not line.startswith("stock launcher")]
@@ -178,23 +178,23 @@ def test_storage_that_vanishes_half_way_asks_before_starting_without(start: Star
     greeter.find("label", "Warning: the setting could not be saved.\nOn")
     greeter.key(ESCAPE)
     until(lambda: not any("check box" in line for line in greeter.tree()), "the popover closes")
-    greeter.press("push button", "Start Tails")
+    greeter.press("button", "Start Tails")
     greeter.find("label", words.FAILED_TEXT)
-    greeter.press("push button", words.START_WITHOUT)
+    greeter.press("button", words.START_WITHOUT)
     assert ended(greeter) == LOGIN
 
 
 def test_gdm_that_refuses_asks_before_starting_without(start: Start) -> None:
     greeter = start(env={"STANDIN_GDM": "broken"})
     choose(greeter)
-    greeter.press("push button", "Start Tails")
+    greeter.press("button", "Start Tails")
     greeter.find("label", words.FAILED_TEXT)
     greeter.screen.picture("failed")
-    greeter.press("push button", words.SHUT_DOWN)
+    greeter.press("button", words.SHUT_DOWN)
     greeter.wait_for("Shutdown")
     greeter.find("label", words.FAILED_TEXT)
     assert LOGIN[0] not in greeter.trace
-    greeter.press("push button", words.START_WITHOUT)
+    greeter.press("button", words.START_WITHOUT)
     assert ended(greeter) == ["Shutdown", *LOGIN]
     assert "GDM does not answer" in greeter.journal
 
@@ -212,10 +212,10 @@ def test_user_is_warned_once_of_kept_files(
     greeter = start()
     (greeter.storage / "tails.isolation").write_bytes(serialize(KEPT))
     greeter.tell(f"unlock {greeter.storage}")
-    greeter.press("push button", "Start Tails")
+    greeter.press("button", "Start Tails")
     greeter.find("label", words.KEPT_TEXT)
     greeter.screen.picture("kept-files")
-    greeter.press("push button", answer)
+    greeter.press("button", answer)
     assert ended(greeter) == said
     warned = stored(greeter, greeter.storage)
     assert warned == Choice(enabled=enabled, kept_files=KeptFiles.WARNED)
@@ -251,7 +251,7 @@ def test_obstacle_is_said_in_words_and_the_row_is_insensitive(
     on_screen(greeter)
     greeter.press("list item", description=HANDLE)
     assert not any("check box" in line for line in greeter.tree())
-    greeter.press("push button", "Cancel")
+    greeter.press("button", "Cancel")
     until(lambda: len(greeter.tree()) < 20, "the dialog closes")
     # A tick that was saved on another machine is shown, and kept for that machine.
     greeter.tell(f"unlock {greeter.storage}")
@@ -295,16 +295,16 @@ def on_screen(greeter: Greeter) -> None:
     kind = greeter.screen.atspi.CoordType.SCREEN
     places = []
     for widget in greeter.widgets():
-        if not greeter.is_(widget, "showing") or widget.get_role_name() == "filler":
+        if not greeter.is_(widget, "showing") or role_of(widget) == "filler":
             continue
         place = greeter.screen.atspi.Component.get_extents(widget, kind)
         if place.width <= 1:
             continue
-        what = f"{widget.get_role_name()} {widget.get_name()!r}"
+        what = f"{role_of(widget)} {widget.get_name()!r}"
         right, bottom = place.x + place.width, place.y + place.height
         assert place.x >= 0 and place.y >= 0, what  # noqa: PT018
         assert right <= WIDTH and bottom <= HEIGHT, f"{what} {right} {bottom}"  # noqa: PT018
-        if widget.get_role_name() in {"check box", "radio button"}:
+        if role_of(widget) in {"check box", "radio button"}:
             places.append((place.y, bottom, what))
     for (_, bottom, one), (top, _, other) in itertools.pairwise(places):
         assert bottom <= top, f"{one} over {other}"
@@ -358,7 +358,7 @@ def test_page_in_every_language_and_shape(
     greeter.tell("language en_US")
     greeter.find("label", words.ON)
     greeter.tell(f"language {locale}")
-    greeter.press("push button", "Start Tails")
+    greeter.press("button", "Start Tails")
     assert ended(greeter) == [SELECTED, *LOGIN]
 
 
@@ -385,10 +385,10 @@ def test_question_in_every_language(start: Start, locales: str, language: str) -
     # Restored with the rest, from the storage, before anything of ours is loaded.
     (greeter.storage / "tails.language").write_text(f"TAILS_LOCALE_NAME={locale}\n")
     greeter.tell(f"unlock {greeter.storage}")
-    greeter.press("push button", "Start Tails")
+    greeter.press("button", "Start Tails")
     greeter.find("label", say.say(words.KEPT_TEXT))
     for text in (words.START_WITHOUT, words.START_ISOLATED, words.SHUT_DOWN):
-        greeter.find("push button", say.say(text))
+        greeter.find("button", say.say(text))
     greeter.screen.picture(f"{language}-question")
     on_screen(greeter)
 
@@ -412,7 +412,7 @@ def test_page_is_used_with_the_keyboard_alone(start: Start) -> None:
 
     def focused() -> str:
         names = [
-            f"{widget.get_role_name()} {widget.get_name()} {widget.get_description()}"
+            f"{role_of(widget)} {widget.get_name()} {widget.get_description()}"
             for widget in greeter.widgets()
             if greeter.is_(widget, "focused")
         ]
@@ -438,7 +438,7 @@ def test_page_is_used_with_the_keyboard_alone(start: Start) -> None:
     walk_to("radio button Read and write")
     key("Down")
     until(lambda: "Read only" in focused(), "the next radio button")
-    walk_to("push button Add")
+    walk_to("button Add")
     key("Return")
     greeter.find("label", words.ON_I2P)
     assert stored(greeter) == Choice(enabled=True, i2p=True, folders=Folders.READ_ONLY)

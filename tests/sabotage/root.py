@@ -49,7 +49,8 @@ def base() -> Path:
 
 def layer() -> Path:
     """What our two packages hold, as a directory to be laid over the base."""
-    debs = sorted((BUILD / "debs").glob("*.deb"))
+    debs = sorted((BUILD / "debs").glob("tails-profiles_*.deb"))
+    debs += sorted((BUILD / "debs").glob("tails-profiles-boot_*.deb"))
     if len(debs) != 2:
         raise FileNotFoundError("no packages in .build/debs: run './check packages'")
     key = hashlib.sha256(b"".join(deb.read_bytes() for deb in debs)).hexdigest()[:16]

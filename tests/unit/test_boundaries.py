@@ -19,6 +19,7 @@ PURE = (
     "errors",
     "firewall",
     "launch",
+    "launch_steps",
     "links",
     "paths",
     "profile",

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The launch plan and its translation: who runs, with what, behind which gate."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from tails_profiles import launch, launch_steps, settings
+from tails_profiles.command import Command
+from tails_profiles.errors import InvalidSettingError, LaunchError
+from tails_profiles.launch import HostFacts, LaunchPlan
+from tails_profiles.launch_steps import Await, Monitor, StartMachine
+from tails_profiles.profile import GUESTS, Profile
+from tails_profiles.settings import Proxy, ProxyType, Settings, TorSettings
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+FACTS = HostFacts(8192, image_exists=True, kvm=True, systemd=False, now=NOW)
+DEFAULTS = {profile: settings.defaults(profile) for profile in GUESTS}
+OFFSETS = {Profile.TOR_GUEST: 1.0, Profile.I2P_GUEST: 1.0, Profile.APP_GUEST: -1.0}
+SEEDS = {profile: bytes(64) for profile in GUESTS}
+SNOWFLAKE = "snowflake 192.0.2.3:80 url=https://example.org/"
+
+
+def plan(
+    facts: HostFacts = FACTS, tor: TorSettings | None = None, *, i2p: bool = False
+) -> LaunchPlan:
+    given: dict[Profile, Settings] = dict(DEFAULTS)
+    if tor is not None:
+        given[Profile.TOR_GUEST] = replace(given[Profile.TOR_GUEST], tor=tor)
+    return launch.plan(Path("/image.iso"), Path("/run/x"), facts, given, OFFSETS, i2p=i2p)
+
+
+def argv(profile: Profile, made: LaunchPlan) -> tuple[str, ...]:
+    return next(
+        step.command.argv
+        for step in launch_steps.steps(made, SEEDS)
+        if isinstance(step, StartMachine) and step.guest.profile is profile
+    )
+
+
+def option(words: tuple[str, ...], name: str) -> list[str]:
+    return [words[i + 1] for i, word in enumerate(words) if word == name]
+
+
+def test_gateways_start_before_app_guest() -> None:
+    assert [guest.profile for guest in plan(i2p=True).guests] == [*GUESTS]
+    assert Profile.I2P_GUEST not in [guest.profile for guest in plan().guests]
+
+
+def test_clocks_differ_from_the_hosts_by_what_the_design_allows() -> None:
+    clocks = {guest.profile: (guest.clock - NOW).total_seconds() for guest in plan(i2p=True).guests}
+    assert clocks == {Profile.TOR_GUEST: 5, Profile.I2P_GUEST: 0, Profile.APP_GUEST: -600}
+
+
+def test_missing_image_and_too_little_memory_are_refused_in_words() -> None:
+    with pytest.raises(LaunchError, match=r"/image\.iso: no such image"):
+        plan(replace(FACTS, image_exists=False))
+    with pytest.raises(LaunchError, match=r"1000 MiB .* need 2880"):
+        plan(replace(FACTS, available_memory=1000))
+
+
+@pytest.mark.parametrize(
+    ("tor", "i2p", "resolver", "udp"),
+    [
+        (TorSettings(), False, False, False),
+        (TorSettings(), True, False, True),
+        (TorSettings(bridges=(SNOWFLAKE,)), False, True, True),
+    ],
+)
+def test_host_opens_what_the_transport_needs(
+    tor: TorSettings, i2p: bool, resolver: bool, udp: bool
+) -> None:
+    made = plan(tor=tor, i2p=i2p)
+    assert (made.resolver, made.udp) == (resolver, udp)
+    rules = launch_steps.host_rules(made)
+    assert ("udp dport 53" in rules) == resolver
+    assert ("meta l4proto udp" in rules) == udp
+
+
+def test_private_proxy_is_the_only_private_address_of_the_hosts_rules() -> None:
+    proxy = Proxy(ProxyType.SOCKS5, IPv4Address("192.168.7.9"), 1080)
+    rules = launch_steps.host_rules(plan(tor=TorSettings(proxy=proxy)))
+    assert "proxy { 192.168.7.9 . 1080 }" in rules
+    assert "add element" not in launch_steps.host_rules(plan())
+
+
+def test_uplink_is_unplugged_before_the_first_instruction_and_plugged_after_the_word() -> None:
+    order = [
+        step
+        for step in launch_steps.steps(plan(), SEEDS)
+        if isinstance(step, StartMachine | Monitor | Await)
+        and step.guest.profile is Profile.TOR_GUEST
+    ]
+    assert isinstance(order[0], StartMachine)
+    assert "-S" in order[0].command.argv
+    shown = [
+        (step.command, step.arguments.get("up")) if isinstance(step, Monitor) else step.word
+        for step in order[1:]
+        if not isinstance(step, StartMachine)
+    ]
+    assert shown == [
+        ("set_link", False), ("cont", None), "firewall", ("set_link", True), "ready",
+    ]  # fmt: skip
+
+
+def test_rules_of_the_host_are_loaded_before_any_machine_starts() -> None:
+    steps = launch_steps.steps(plan(), SEEDS)
+    rules = next(i for i, s in enumerate(steps) if isinstance(s, Command) and "nft" in s.argv[0])
+    first = next(i for i, step in enumerate(steps) if isinstance(step, StartMachine))
+    assert rules < first
+
+
+def test_app_guest_runs_without_any_network_and_has_no_uplink() -> None:
+    words = argv(Profile.APP_GUEST, plan())
+    assert words[words.index("/usr/bin/unshare") + 1] == "--net"
+    assert "--reuid=tails-profiles-app" in words
+    assert "--bounding-set=-all" in words
+    assert all(netdev.startswith("dgram,") for netdev in option(words, "-netdev"))
+    assert option(words, "-serial") == ["none"]
+
+
+def test_under_systemd_the_same_is_a_transient_unit() -> None:
+    made = plan(replace(FACTS, systemd=True))
+    app, tor = argv(Profile.APP_GUEST, made), argv(Profile.TOR_GUEST, made)
+    assert "--property=PrivateNetwork=yes" in app
+    assert "--property=PrivateNetwork=no" in tor
+    assert "--property=User=tails-profiles-gateway" in tor
+    assert "--property=NoNewPrivileges=yes" in app
+
+
+def test_both_ends_of_the_inner_link_name_each_others_socket() -> None:
+    made = plan()
+    (gateway,) = [n for n in option(argv(Profile.TOR_GUEST, made), "-netdev") if "dgram" in n]
+    (app,) = option(argv(Profile.APP_GUEST, made), "-netdev")
+    ends = {}
+    for name, text in (("gateway", gateway), ("app", app)):
+        ends[name] = dict(word.split("=", 1) for word in text.split(",") if "=" in word)
+    assert ends["gateway"]["local.path"] == ends["app"]["remote.path"]
+    assert ends["app"]["local.path"] == ends["gateway"]["remote.path"]
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_identity_is_constant_and_every_table_that_qemu_fills_is_given(profile: Profile) -> None:
+    words = argv(profile, plan(i2p=True))
+    types = [text.split(",")[0] for text in option(words, "-smbios")]
+    assert types == [f"type={number}" for number in (0, 1, 2, 3, 4, 11, 17)]
+    assert f"tails-profile:{profile}" in option(words, "-smbios")[0]
+    assert "asset=tails-profiles-settings:1" in option(words, "-smbios")[3]
+    for needed in ("-nodefaults", "-no-user-config", "-sandbox"):
+        assert needed in words
+    assert "host" not in option(words, "-cpu")[0]
+    assert all("read-only=on" in drive for drive in option(words, "-blockdev"))
+    assert not any("hostfwd" in word or "guestfwd" in word for word in words)
+
+
+def test_plan_is_what_start_runs_line_by_line() -> None:
+    steps = launch_steps.steps(plan(), SEEDS)
+    text = launch_steps.display(steps)
+    for step in steps:
+        assert step.display() in text
+
+
+def test_host_file_is_divided_among_the_guests() -> None:
+    data = (
+        b'{"language": "de_DE", "tor": {"connect": false, "bridges": [], "proxy_type": null,'
+        b'"proxy_address": null, "proxy_port": null, "proxy_username": null,'
+        b'"proxy_password": null, "transparent": false}}'
+    )
+    found = settings.for_guests(data)
+    assert {each.language for each in found.values()} == {"de_DE"}
+    tor = found[Profile.TOR_GUEST].tor
+    assert tor is not None
+    assert not tor.connect
+    assert found[Profile.APP_GUEST].tor is None
+    assert found[Profile.APP_GUEST].i2p is None
+
+
+@pytest.mark.parametrize("data", [b"[]", b'{"profile": "tor-guest"}', b'{"x": 1}'])
+def test_host_file_with_anything_else_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidSettingError, match="language"):
+        settings.for_guests(data)

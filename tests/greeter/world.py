@@ -9,6 +9,7 @@ looked at and used from outside, through AT-SPI.
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -50,6 +51,10 @@ class Screen:
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="greeter-screen-", dir="/tmp"))
         self.directory.chmod(0o700)
+        # What moves is missed by a click.
+        settings = self.directory / ".config/gtk-3.0/settings.ini"
+        settings.parent.mkdir(parents=True)
+        settings.write_text("[Settings]\ngtk-enable-animations=false\n")
         read, write = os.pipe()
         self._server = subprocess.Popen(
             ["Xvfb", "-displayfd", str(write), "-screen", "0", f"{WIDTH}x{HEIGHT}x24", "-nolisten",
@@ -195,7 +200,7 @@ class Greeter:
                     "PYTHONDONTWRITEBYTECODE": "1",
                     **self.machine.env,
                 },
-                stdin=subprocess.DEVNULL, stdout=journal, stderr=journal,
+                stdin=subprocess.DEVNULL, stdout=journal, stderr=journal, start_new_session=True,
             )  # fmt: skip
 
     # ---- what it has done
@@ -354,8 +359,7 @@ class Greeter:
             return
         os.close(self._control)
         if self.process.poll() is None:
-            # The wrapper waits for its child: both are in the namespace's group of processes.
-            subprocess.run(["pkill", "-TERM", "-P", str(self.process.pid)], check=False)
-            self.process.terminate()
+            # The wrapper and its child: a session of their own.
+            os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(10 * FACTOR)
         shutil.rmtree(self.world)

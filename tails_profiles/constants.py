@@ -114,3 +114,43 @@ PRIVATE_RANGES = tuple(
         "224.0.0.0/3",
     )
 )
+
+#: What every guest shows in DMI, by the kernel's names (/sys/class/dmi/id): versions and dates too,
+#: so that none of them is the host's or its hypervisor's. The token and the settings tag come on
+#: top. One table for every hypervisor; an empty string stands for an empty field.
+DMI: Mapping[str, str] = MappingProxyType(
+    {
+        "bios_version": "1",
+        "bios_date": "01/01/2026",
+        "bios_release": "1.0",
+        "sys_vendor": "tails-profiles",
+        "product_name": "guest",
+        "product_version": "1",
+        "product_sku": "",
+        "product_family": "",
+        "board_vendor": "tails-profiles",
+        "board_name": "guest",
+        "board_version": "1",
+        "board_serial": "0",
+        "board_asset_tag": "",
+        "chassis_vendor": "tails-profiles",
+        "chassis_version": "1",
+        "chassis_serial": "0",
+    }
+)
+#: The two strings of SMBIOS type 11; VirtualBox always has two, which name its version otherwise.
+DMI_OEM_STRINGS = ("tails-profiles", "guest")
+
+#: Owner of the ACPI tables (6 and 8 characters), who made them (4), and their revision.
+ACPI_OEM_ID = "TAILSP"
+ACPI_TABLE_ID = "PROFILES"
+ACPI_CREATOR_ID = "TAIL"
+ACPI_CREATOR_REVISION = 1
+
+#: The processor's name, at most 47 characters (CPUID leaves 0x80000002 to 0x80000004).
+CPU_NAME = "tails-profiles virtual CPU"
+
+#: The drive with the image, as the guest sees it: model, version, serial number.
+MEDIUM_MODEL = "medium"
+MEDIUM_VERSION = "1"
+MEDIUM_SERIAL = "0"

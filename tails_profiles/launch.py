@@ -40,11 +40,6 @@ MACHINES: Mapping[Profile, Machine] = {
     Profile.APP_GUEST: Machine(2048, 1, UUID("7461696c-732d-4000-8000-617070000001"), (1280, 800)),
 }
 
-#: DMI strings every guest shows; versions and dates too, so that none of them is the host's.
-DMI_VENDOR = "tails-profiles"
-DMI_VERSION = "1"
-DMI_DATE = "01/01/2026"
-
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:

@@ -5,23 +5,45 @@ Options: qemu-system-x86_64(1). Each one that is not plain hardware carries the 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
 
 from tails_profiles.command import Command
-from tails_profiles.constants import LINK_GROUP, UPLINK, LinkConstants
-from tails_profiles.launch import DMI_DATE, DMI_VENDOR, DMI_VERSION, GuestPlan, LaunchPlan
+from tails_profiles.constants import (
+    ACPI_OEM_ID,
+    ACPI_TABLE_ID,
+    CPU_NAME,
+    DMI,
+    DMI_OEM_STRINGS,
+    LINK_GROUP,
+    MEDIUM_MODEL,
+    MEDIUM_SERIAL,
+    MEDIUM_VERSION,
+    UPLINK,
+    LinkConstants,
+)
+from tails_profiles.launch import GuestPlan, LaunchPlan
 from tails_profiles.profile import Profile
 
 QEMU = "/usr/bin/qemu-system-x86_64"
 MACHINE = (
     "q35,vmport=off,smbus=off,smm=off,usb=off,hpet=off,dump-guest-core=off,mem-merge=off,"
-    "x-oem-id=TAILSP,x-oem-table-id=PROFILES"
+    f"x-oem-id={ACPI_OEM_ID},x-oem-table-id={ACPI_TABLE_ID}"
 )
 #: One processor for everybody: old enough for every host, with the instructions that Debian's
 #: programs and the kernel's random numbers ask for.
 CPU_MODEL = "Nehalem"
-CPU = f"{CPU_MODEL},+rdrand,-hypervisor,kvm=off,pmu=off,model-id=tails-profiles"
+CPU = f"{CPU_MODEL},+rdrand,-hypervisor,kvm=off,pmu=off,model-id={CPU_NAME}"
 #: Closed in addition where KVM is used: clocks that tell the guest the host's time.
 CPU_KVM = ",-kvmclock,-kvmclock-stable-bit,-kvm-steal-time,-kvm-asyncpf,-kvm-pv-eoi"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of QEMU, and in words the leak that they close."""
+
+    why: str
+    words: tuple[str, ...]
 
 
 def guest_command(guest: GuestPlan, plan: LaunchPlan) -> Command:
@@ -92,9 +114,13 @@ def qemu_argv(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
     parts = (
         # Paused until its uplink is unplugged: the link gate.
         (QEMU, "-S", "-name", f"tails-profiles-{guest.profile}"),
-        _machine(guest, plan),
-        _identity(guest),
-        _storage(guest, plan),
+        *(options.words for options in machine(kvm=plan.kvm)),
+        _size(guest),
+        # The host's time: a start of its own, and then the guest's own pace.
+        ("-rtc", f"base={guest.clock:%Y-%m-%dT%H:%M:%S},clock=vm"),
+        identity(guest.token, guest.settings_tag, guest.machine.uuid).words,
+        medium(str(plan.image)).words,
+        _settings_disk(guest),
         *(_nic(guest, plan, link) for link in guest.links),
         _screen(guest),
         _channels(guest),
@@ -102,91 +128,184 @@ def qemu_argv(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
     return tuple(word for part in parts for word in part)
 
 
-def _machine(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
-    accelerator = "kvm" if plan.kvm else "tcg,thread=multi,tb-size=256"
+def machine(*, kvm: bool) -> tuple[Options, ...]:
+    """The machine itself: the same for every guest, launched here or by hand."""
     return (
-        # Nothing that this host configured or QEMU would add by itself.
-        "-nodefaults", "-no-user-config",
-        # VMware's port, spare buses, SMM, USB and HPET; guest memory in core files and shared
-        # pages; the tables' owner, which names QEMU.
-        "-machine", MACHINE,
-        "-accel", accelerator,
-        # The real processor's name, counters and feature leaves.
-        "-cpu", CPU + (CPU_KVM if plan.kvm else ""),
-        "-smp", f"{guest.machine.processors},sockets=1,cores={guest.machine.processors},threads=1",
-        "-m", str(guest.machine.memory), "-overcommit", "mem-lock=off",
-        # The host's time: a start of its own, and then the guest's own pace.
-        "-rtc", f"base={guest.clock:%Y-%m-%dT%H:%M:%S},clock=vm",
-        # Sleep states, and boot from anything but the medium.
-        "-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1",
-        "-boot", "strict=on,menu=off", "-action", "panic=shutdown",
-        # What an escape could call: other programs, other users.
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        Options(
+            "Nothing that this host configured, or that QEMU would add by itself.",
+            ("-nodefaults", "-no-user-config"),
+        ),
+        Options(
+            "VMware's port, spare buses, SMM, USB and HPET; guest memory in core files and in"
+            " shared pages; the ACPI tables' owner, which names QEMU.",
+            ("-machine", MACHINE),
+        ),
+        Options(
+            "The real processor's name, counters and feature leaves"
+            + (", and clocks that tell the guest this host's time." if kvm else "."),
+            (
+                "-accel", "kvm" if kvm else "tcg,thread=multi,tb-size=256",
+                "-cpu", CPU + (CPU_KVM if kvm else ""),
+            ),
+        ),
+        Options(
+            "Sleep states, and boot from anything but the medium.",
+            (
+                "-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1",
+                "-boot", "strict=on,menu=off", "-action", "panic=shutdown",
+            ),
+        ),
+        Options(
+            "What an escape could call: other programs, other users.",
+            (
+                "-sandbox",
+                "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            ),
+        ),
+        Options(
+            "Entropy, at a pace.", ("-device", "virtio-rng-pci,max-bytes=1024,period=1000")
+        ),
     )  # fmt: skip
 
 
-def _identity(guest: GuestPlan) -> tuple[str, ...]:
-    common = f"manufacturer={DMI_VENDOR},version={DMI_VERSION}"
-    return (
-        # Serial numbers, versions and dates of hypervisor and host; every type that QEMU fills in.
-        "-uuid", str(guest.machine.uuid),
-        "-smbios", f"type=0,vendor={guest.token},version={DMI_VERSION},date={DMI_DATE},release=1.0",
-        "-smbios", f"type=1,{common},product=guest,serial={guest.token},sku=,family=",
-        "-smbios", f"type=2,{common},product=guest,serial=0,asset=,location=",
-        "-smbios", f"type=3,{common},serial=0,asset={guest.settings_tag},sku=",
-        "-smbios", f"type=4,sock_pfx=CPU,{common},serial=0,asset=,part=",
-        "-smbios", "type=11,value=tails-profiles",
-        "-smbios", f"type=17,loc_pfx=RAM,bank=0,manufacturer={DMI_VENDOR},serial=0,asset=,part=",
+def _size(guest: GuestPlan) -> tuple[str, ...]:
+    return size(guest.machine.memory, guest.machine.processors).words
+
+
+def size(memory: int, processors: int) -> Options:
+    """Memory in MiB, and processors: how much of them this host has is no guest's business."""
+    return Options(
+        "How much memory and how many processors this host has.",
+        (
+            "-smp", f"{processors},sockets=1,cores={processors},threads=1",
+            "-m", str(memory), "-overcommit", "mem-lock=off",
+        ),
     )  # fmt: skip
 
 
-def _storage(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
-    def drive(node: str, path: str) -> str:
-        escaped = path.replace(",", ",,")
-        # Read-only twice, and no discard: no guest changes what the others boot.
-        return (
-            f"driver=raw,node-name={node},read-only=on,auto-read-only=off,discard=ignore,"
-            f"file.driver=file,file.filename={escaped}"
-        )
+def identity(token: str, asset_tag: str, uuid: UUID) -> Options:
+    """Every SMBIOS string: the token, and constants in place of what QEMU would fill in."""
+    vendor, version = DMI["sys_vendor"], DMI["product_version"]
+    types = (
+        _smbios(0, vendor=token, version=DMI["bios_version"], date=DMI["bios_date"],
+                release=DMI["bios_release"]),
+        _smbios(1, manufacturer=vendor, product=DMI["product_name"], version=version, serial=token,
+                sku=DMI["product_sku"], family=DMI["product_family"]),
+        _smbios(2, manufacturer=DMI["board_vendor"], product=DMI["board_name"],
+                version=DMI["board_version"], serial=DMI["board_serial"],
+                asset=DMI["board_asset_tag"], location=""),
+        _smbios(3, manufacturer=DMI["chassis_vendor"], version=DMI["chassis_version"],
+                serial=DMI["chassis_serial"], asset=asset_tag, sku=""),
+        _smbios(4, sock_pfx="CPU", manufacturer=vendor, version=version, serial="0", asset="",
+                part=""),
+        "type=11," + ",".join(f"value={text}" for text in DMI_OEM_STRINGS),
+        _smbios(17, loc_pfx="RAM", bank="0", manufacturer=vendor, serial="0", asset="", part=""),
+    )  # fmt: skip
+    return Options(
+        "Serial numbers, versions and dates of hypervisor and host.",
+        ("-uuid", str(uuid), *(word for text in types for word in ("-smbios", text))),
+    )
 
+
+def _smbios(number: int, **fields: str) -> str:
+    return f"type={number}," + ",".join(f"{key}={value}" for key, value in fields.items())
+
+
+def medium(image: str) -> Options:
+    """The drive with the image."""
+    device = (
+        f"ide-cd,drive=medium,bootindex=0,serial={MEDIUM_SERIAL},model={MEDIUM_MODEL},"
+        f"ver={MEDIUM_VERSION}"
+    )
+    return Options(
+        "Read-only twice, and no discard: no guest changes what the others boot. Model, version"
+        " and serial number would name QEMU, its version and the medium.",
+        ("-blockdev", _drive("medium", image), "-device", device),
+    )
+
+
+def _settings_disk(guest: GuestPlan) -> tuple[str, ...]:
     return (
-        "-blockdev", drive("medium", str(plan.image)),
-        # Model, version and serial would name QEMU, its version and the medium.
-        "-device", "ide-cd,drive=medium,bootindex=0,serial=0,model=medium,ver=1",
-        "-blockdev", drive("settings", str(guest.settings_disk)),
+        "-blockdev", _drive("settings", str(guest.settings_disk)),
         "-device", "virtio-blk-pci,drive=settings,serial=settings",
     )  # fmt: skip
 
 
+def escape_option_value(text: str) -> str:
+    """A value of one of QEMU's comma-separated options; qemu-system-x86_64(1)."""
+    return text.replace(",", ",,")
+
+
+def _drive(node: str, path: str) -> str:
+    return (
+        f"driver=raw,node-name={node},read-only=on,auto-read-only=off,discard=ignore,"
+        f"file.driver=file,file.filename={escape_option_value(path)}"
+    )
+
+
 def _nic(guest: GuestPlan, plan: LaunchPlan, link: LinkConstants) -> tuple[str, ...]:
-    # No option ROM: nothing boots from a network.
-    device = f"virtio-net-pci,netdev={link.name},id=nic-{link.name},mac={link.mac},romfile="
     if link.is_uplink:
-        # No IPv6 and no forward. That 10.0.2.2 is the host's loopback and 10.0.2.3 its resolver
-        # no option closes: the host's rule set does.
-        backend = f"user,id={link.name},ipv6=off,net={UPLINK.network},hostname=host"
-        return ("-netdev", backend, "-device", device)
-    # Not a bridge, tap or port of the host, which its own network stack, or any of its users,
-    # could reach: sockets in a directory of two users. Datagrams: either side may start first.
-    ours, theirs = ("app", "gateway") if guest.profile is Profile.APP_GUEST else ("gateway", "app")
-    base = plan.link_directory / str(link.segment)
+        return uplink(link).words
+    return inner_link(guest.profile, link, str(plan.link_directory)).words
+
+
+def _network_device(link: LinkConstants) -> tuple[str, ...]:
+    # No option ROM: nothing boots from a network.
+    return (
+        "-device",
+        f"virtio-net-pci,netdev={link.name},id=nic-{link.name},mac={link.mac},romfile=",
+    )
+
+
+def uplink(link: LinkConstants) -> Options:
+    """The uplink: QEMU's user-mode NAT."""
+    return Options(
+        "The uplink, without IPv6 and without a forward. No option closes that 10.0.2.2 is this"
+        " host's loopback and 10.0.2.3 its resolver: the rules of its user or namespace do.",
+        (
+            "-netdev", f"user,id={link.name},ipv6=off,net={UPLINK.network},hostname=host",
+            *_network_device(link),
+        ),
+    )  # fmt: skip
+
+
+def inner_link(profile: Profile, link: LinkConstants, directory: str) -> Options:
+    """One end of an inner link; ``directory`` holds the sockets of both.
+
+    Datagrams: either side may start first.
+    """
+    ours, theirs = ("app", "gateway") if profile is Profile.APP_GUEST else ("gateway", "app")
+    base = f"{escape_option_value(directory)}/{link.segment}"
     backend = (
         f"dgram,id={link.name},local.type=unix,local.path={base}.{ours},"
         f"remote.type=unix,remote.path={base}.{theirs}"
     )
-    return ("-netdev", backend, "-device", device)
+    return Options(
+        "An inner link: sockets, and no bridge, tap or port of this host, which its own network"
+        " stack, or any of its users, could reach.",
+        ("-netdev", backend, *_network_device(link)),
+    )
 
 
 def _screen(guest: GuestPlan) -> tuple[str, ...]:
     if guest.machine.screen is None:
         # A text screen for pictures of tty1; nobody is connected to it.
         return ("-vga", "std", "-display", "none")
-    width, height = guest.machine.screen
     return (
-        "-vga", "none",
-        # The host's own screen size and its data.
-        "-device", f"virtio-vga,edid=on,xres={width},yres={height},max_outputs=1",
+        *graphics(guest.machine.screen).words,
         "-display", "none", "-vnc", f"unix:{guest.screen},share=ignore",
+    )  # fmt: skip
+
+
+def graphics(screen: tuple[int, int]) -> Options:
+    """A screen of a constant size in pixels."""
+    width, height = screen
+    return Options(
+        "This host's own screen size and its data.",
+        (
+            "-vga", "none",
+            "-device", f"virtio-vga,edid=on,xres={width},yres={height},max_outputs=1",
+        ),
     )  # fmt: skip
 
 
@@ -199,9 +318,12 @@ def _channels(guest: GuestPlan) -> tuple[str, ...]:
             "-serial", "chardev:serial",
         )  # fmt: skip
     return (
-        # No monitor within a guest's or another user's reach.
-        "-monitor", "none", "-parallel", "none", *serial,
+        *NO_CHANNELS.words, *serial,
         "-qmp", f"unix:{guest.monitor},server=on,wait=off",
-        # Entropy, at a pace.
-        "-device", "virtio-rng-pci,max-bytes=1024,period=1000",
     )  # fmt: skip
+
+
+NO_CHANNELS = Options(
+    "No monitor within a guest's or another user's reach, no port, no sound.",
+    ("-monitor", "none", "-parallel", "none"),
+)

@@ -161,7 +161,8 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
 def _add_token(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", choices=[*GUESTS], metavar="PROFILE",
                         help=", ".join(GUESTS))  # fmt: skip
-    parser.add_argument("--hypervisor", choices=recipe.HYPERVISORS, default="virtualbox")
+    parser.add_argument("--hypervisor", choices=recipe.HYPERVISORS,
+                        help="print the whole recipe for it (default: the least)")  # fmt: skip
     parser.add_argument("--vm", metavar="NAME", help="the machine's name (default: the profile's)")
     parser.add_argument("--firmware", choices=recipe.FIRMWARES, default="bios",
                         help="what the machine boots with (default: bios)")  # fmt: skip
@@ -346,6 +347,9 @@ def _say(words: str) -> None:
 
 
 def _token(arguments: argparse.Namespace) -> int:
+    if arguments.hypervisor is None:
+        sys.stdout.write(recipe.overview(Profile(arguments.profile)))
+        return 0
     sys.stdout.write(
         recipe.recipe(
             Profile(arguments.profile),

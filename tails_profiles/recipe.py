@@ -3,19 +3,29 @@
 
 Complete and minimal: the token, the links with their constant MACs, and what must be off because
 it would lead past the gateways or tell the guest about its host. Each line says which leak it
-closes. The user's own disks and memory are left alone.
+closes. QEMU's options are those that the launcher runs.
 """
 
 import re
 import shlex
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 
-from tails_profiles.constants import LINKS, UPLINK, LinkConstants
+from tails_profiles import libvirt, qemu, virtualbox
+from tails_profiles.constants import LINKS, UPLINK
 from tails_profiles.errors import ProfilesError
+from tails_profiles.launch import CLOCK_RANGE, MACHINES
 from tails_profiles.profile import Profile, token
+from tails_profiles.virtualbox import Group
 
 HYPERVISORS = ("virtualbox", "qemu", "libvirt")
 FIRMWARES = ("bios", "efi")
+
+#: Where Debian's package ovmf has the firmware.
+OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+#: What stands for the path of the live image.
+IMAGE = "IMAGE.iso"
+WIDTH = 100
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f/]{1,80}")
 
@@ -31,188 +41,257 @@ def recipe(profile: Profile, hypervisor: str, vm: str, firmware: str = "bios") -
             hint="1 to 80 characters, not starting with a dash, no slash or control character",
         )
     make = {"virtualbox": _virtualbox, "qemu": _qemu, "libvirt": _libvirt}[hypervisor]
-    return make(profile, vm, firmware)
+    return "\n".join(make(profile, vm, firmware)) + "\n"
 
 
-def _text(lines: Iterable[str]) -> str:
-    return "\n".join(lines) + "\n"
-
-
-def _virtualbox(profile: Profile, vm: str, firmware: str) -> str:
-    name = shlex.quote(vm)
-    device = "efi" if firmware == "efi" else "pcbios"
-    lines = [
-        f"# {profile} in VirtualBox. The machine must be powered off.",
-        "",
-        "# The token. Both fields are read; one would do.",
-        *(
-            f"VBoxManage setextradata {name} VBoxInternal/Devices/{device}/0/Config/{key}"
-            f" {token(profile)}"
-            for key in ("DmiBIOSVendor", "DmiSystemSerial")
-        ),
-        f"VBoxManage modifyvm {name} --firmware {firmware}",
-        "",
-        "# Links. Their MACs are the same everywhere; any other link ends in quarantine.",
+def overview(profile: Profile) -> str:
+    """The least that makes a machine a guest, in any hypervisor, and where the rest is."""
+    carried = token(profile)
+    links = [
+        f"  {link.name:6}  {link.mac}  "
+        + (f"NAT, {UPLINK.network}" if link.is_uplink else f"internal network {link.segment}")
+        + (" (only with i2p-guest)" if link.name == "i2p" else "")
+        for link in LINKS[profile]
     ]
-    for number, link in enumerate(LINKS[profile], start=1):
-        lines += _virtualbox_nic(name, number, link)
-    lines += [
-        f"VBoxManage modifyvm {name} "
-        + " ".join(f"--nic{number} none" for number in range(len(LINKS[profile]) + 1, 9)),
-        "",
-        "# Channels between the guest and this host, its clipboard, files, devices and screen.",
+    return "\n".join(
         (
-            f"VBoxManage modifyvm {name} --clipboard-mode disabled --drag-and-drop disabled"
-            " --vrde off --usb-ohci off --usb-ehci off --usb-xhci off --mouse ps2 --keyboard ps2"
-        ),
-        (
-            f"VBoxManage modifyvm {name} --audio-driver none --accelerate-3d off --teleporter off"
-            " --recording off"
-        ),
-        "",
-        "# The clock: UTC, and no call by which the guest could ask for this host's.",
-        f"VBoxManage modifyvm {name} --rtc-use-utc on",
-        (
-            f"VBoxManage setextradata {name}"
-            " VBoxInternal/Devices/VMMDev/0/Config/GetHostTimeDisabled 1"
-        ),
-        "",
-        "# Boot the live image from a read-only drive, and nothing else.",
-        f"VBoxManage modifyvm {name} --boot1 dvd --boot2 none --boot3 none --boot4 none",
-        "",
-        "# Remove shared folders, and never add the guest additions' file transfer.",
-    ]
-    return _text(lines)
-
-
-def _virtualbox_nic(name: str, number: int, link: LinkConstants) -> list[str]:
-    mac = link.mac.replace(":", "").upper()
-    n = number
-    common = (
-        f"--nic-type{n} virtio --mac-address{n} {mac} --nic-promisc{n} deny --cable-connected{n} on"
-    )
-    if link.is_uplink:
-        return [
-            f"# {n}: the uplink, VirtualBox's NAT without a way to this host's own services.",
-            f"VBoxManage modifyvm {name} --nic{n} nat --nat-net{n} {UPLINK.network} {common}",
-            (
-                f"VBoxManage modifyvm {name} --nat-localhostreachable{n} off"
-                f" --nat-dns-pass-domain{n} off"
-            ),
-        ]
-    return [
-        f"# {n}: {link.name}, the internal network {link.segment}.",
-        f"VBoxManage modifyvm {name} --nic{n} intnet --intnet{n} {link.segment} {common}",
-    ]
-
-
-def _qemu(profile: Profile, vm: str, firmware: str) -> str:
-    words = [
-        "-nodefaults",
-        "-no-user-config",
-        f"-name {shlex.quote(vm.replace(',', ',,'))}",
-        "-machine q35,vmport=off,smbus=off,usb=off,hpet=off,dump-guest-core=off,mem-merge=off",
-        f"-smbios type=0,vendor={token(profile)},version=1,date=01/01/2026",
-        f"-smbios type=1,manufacturer=tails-profiles,product=guest,serial={token(profile)}",
-        "-rtc base=utc,clock=vm",
-        "-boot strict=on,menu=off",
-        "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-audiodev none,id=none",
-    ]
-    if firmware == "efi":
-        words.append("-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd")
-    for link in LINKS[profile]:
-        words += _qemu_nic(profile, link)
-    display = "-display none -vga none" if profile.is_gateway else "-vga std -display gtk"
-    words += [
-        display,
-        "-device virtio-rng-pci,max-bytes=1024,period=1000",
-        "-drive file=IMAGE.iso,format=raw,readonly=on,if=none,id=medium,media=cdrom",
-        "-device ide-cd,drive=medium,bootindex=0",
-        "-accel kvm -cpu Nehalem,-hypervisor,kvm=off -smp 1 -m "
-        + ("320" if profile.is_gateway else "2048"),
-    ]
-    return _text(
-        [
-            f"# {profile} in QEMU 7.2 or newer. Replace IMAGE.iso. Without KVM: -accel tcg.",
-            "# The inner link is a pair of unix sockets in a directory that only you may enter:",
-            "#   mkdir -m 700 links",
-            "# The user-mode NAT maps 10.0.2.2 to this host's loopback: run a gateway's QEMU in a",
-            "# network namespace, or as a user whose packets to 127.0.0.0/8 are dropped."
-            if profile.is_gateway
-            else "# There is no uplink here: run this QEMU in an empty network namespace.",
-            "qemu-system-x86_64 \\",
-            *(f"    {word} \\" for word in words[:-1]),
-            f"    {words[-1]}",
-        ]
-    )
-
-
-def _qemu_nic(profile: Profile, link: LinkConstants) -> list[str]:
-    device = f"-device virtio-net-pci,netdev={link.name},mac={link.mac},romfile="
-    if link.is_uplink:
-        return [f"-netdev user,id={link.name},ipv6=off,net={UPLINK.network}", device]
-    local, remote = ("app", profile) if not profile.is_gateway else (profile, "app")
-    ours = f"links/{link.segment}-{'app' if local == 'app' else 'gateway'}"
-    theirs = f"links/{link.segment}-{'gateway' if remote != 'app' else 'app'}"
-    return [
-        (
-            f"-netdev dgram,id={link.name},local.type=unix,local.path={ours},"
-            f"remote.type=unix,remote.path={theirs}"
-        ),
-        device,
-    ]
-
-
-def _libvirt(profile: Profile, vm: str, firmware: str) -> str:
-    interfaces: list[str] = []
-    for link in LINKS[profile]:
-        if link.is_uplink:
-            source = ["    <interface type='user'>", "      <backend type='passt'/>"]
-        else:
-            source = [
-                "    <interface type='network'>",
-                f"      <source network='{link.segment}'/>",
-            ]
-        interfaces += [
-            *source,
-            f"      <mac address='{link.mac}'/>",
-            "      <model type='virtio'/>",
-            "      <rom enabled='no'/>",
-            "    </interface>",
-        ]
-    loader = ["  <os firmware='efi'>"] if firmware == "efi" else ["  <os>"]
-    networks = [link.segment for link in LINKS[profile] if link.segment]
-    return _text(
-        [
-            f"<!-- {profile} in libvirt: merge this into the domain with",
-            f"       virsh edit {_xml_comment(shlex.quote(vm))}",
-            "     Inner networks are isolated, without DHCP, DNS or an address of this host;",
-            "     define each once with virsh net-define:",
+            f"The token is {carried}",
+            "It goes into the BIOS vendor or the system's serial number; one is enough:",
+            "",
+            "  VirtualBox  VBoxManage setextradata NAME \\",
+            f"                VBoxInternal/Devices/pcbios/0/Config/DmiBIOSVendor {carried}",
+            f"  QEMU        -smbios type=0,vendor={carried}",
+            "  libvirt     <sysinfo type='smbios'><bios>",
+            f"                <entry name='vendor'>{carried}</entry></bios></sysinfo>",
+            "              and <smbios mode='sysinfo'/> within <os>",
+            "",
+            "Network cards, with these MACs and no other card; else it ends in quarantine:",
+            "",
+            *links,
+            "",
+            "That starts it. What else must be set, so that the guest learns nothing of this host",
+            "and nothing leads past the gateways, is the whole recipe:",
+            "",
             *(
-                f"       <network><name>{segment}</name><bridge stp='off'/></network>"
-                for segment in networks
+                f"  tails-profiles token {profile} --hypervisor {hypervisor}"
+                for hypervisor in HYPERVISORS
             ),
-            "     Remove: filesystem, channel, redirdev, sound, watchdog, memballoon, vsock, tpm,",
-            "     clipboard and file transfer of the graphics device, every other interface. -->",
-            "<domain type='kvm'>",
-            "  <sysinfo type='smbios'>",
-            f"    <bios><entry name='vendor'>{token(profile)}</entry></bios>",
-            f"    <system><entry name='serial'>{token(profile)}</entry></system>",
-            "  </sysinfo>",
-            *loader,
-            "    <smbios mode='sysinfo'/>",
-            "  </os>",
-            "  <clock offset='utc'><timer name='kvmclock' present='no'/></clock>",
-            "  <devices>",
-            *interfaces,
-            "    <memballoon model='none'/>",
-            "  </devices>",
-            "</domain>",
-        ]
+            "",
+        )
     )
 
 
-def _xml_comment(text: str) -> str:
-    # Two dashes would end the comment.
-    return text.replace("--", "-\u200b-")
+def _comment(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{indent}# ",
+        subsequent_indent=f"{indent}# ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def _wrapped(words: Iterable[str], indent: str, end: str) -> Iterator[str]:
+    """Words of a shell, quoted already, on lines of at most WIDTH that end with ``end``.
+
+    An option and its value share a line.
+    """
+    line = ""
+    for word in _pairs(words):
+        if line and len(line) + 1 + len(word) + len(end) > WIDTH:
+            yield line + end
+            line = ""
+        line = f"{line} {word}" if line else f"{indent}{word}"
+    if line:
+        yield line
+
+
+def _pairs(words: Iterable[str]) -> Iterator[str]:
+    together: list[str] = []
+    for word in words:
+        if word.startswith("-") and together:
+            yield " ".join(together)
+            together = []
+        together.append(word)
+    if together:
+        yield " ".join(together)
+
+
+def _clock_offset(profile: Profile, scale: int) -> str:
+    """A random whole number as an expression of the shell; ``scale`` to a second."""
+    reach = round(CLOCK_RANGE[profile] * scale)
+    return f"$(($(shuf -i 0-{2 * reach} -n 1) - {reach}))" if reach else "0"
+
+
+def _virtualbox(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
+    name = shlex.quote(vm)
+    machine = MACHINES[profile]
+    yield from _comment(
+        f"{profile} in VirtualBox 7.0 or newer. Paste this into a shell, with the live image's path"
+        f" in place of {IMAGE}. Settings take effect at the next start."
+    )
+    yield ""
+    yield from _comment(
+        "A new machine without disks or shared folders, and it should stay so: a shared folder"
+        " shows this host's clock and disk. Leave out the first line if the machine exists; then"
+        " remove its disks, shared folders and controllers."
+    )
+    yield f"VBoxManage createvm --name {name} --ostype Debian_64 --register"
+    yield f"VBoxManage storagectl {name} --name {virtualbox.CONTROLLER} --add ide"
+    yield (
+        f"VBoxManage storageattach {name} --storagectl {virtualbox.CONTROLLER} --port 0 --device 0"
+        f" --type dvddrive --medium {IMAGE}"
+    )
+    groups = (
+        *virtualbox.identity(token(profile), "", machine.uuid, firmware),
+        *virtualbox.network(profile),
+        *virtualbox.CHANNELS,
+        *virtualbox.hardware(profile, machine.memory, machine.processors, machine.screen),
+    )
+    for group in groups:
+        yield ""
+        yield from _comment(group.why)
+        yield from _virtualbox_lines(name, group)
+    yield ""
+    yield from _comment(
+        "The clock: UTC, and not quite this host's time. Repeat the second line before each start."
+        if CLOCK_RANGE[profile]
+        else "The clock: UTC, and exact; I2P refuses what differs."
+    )
+    yield f"VBoxManage modifyvm {name} --rtc-use-utc on"
+    yield (f"VBoxManage modifyvm {name} {virtualbox.CLOCK_OFFSET}={_clock_offset(profile, 1000)}")
+    shared = virtualbox.shared_network(profile)
+    yield ""
+    yield from _comment(shared.why)
+    yield from (f"# {line}" for line in _virtualbox_lines(name, shared))
+    yield from _virtualbox_start(profile, name)
+
+
+def _virtualbox_lines(name: str, group: Group) -> Iterator[str]:
+    if group.flags:
+        lines = [*_wrapped(group.flags, "    ", " \\")]
+        first = f"VBoxManage modifyvm {name}"
+        if len(lines) == 1 and len(first) + len(lines[0]) <= WIDTH:
+            yield f"{first} {lines[0].strip()}"
+        else:
+            yield f"{first} \\"
+            yield from lines
+    for key, value in group.extradata:
+        yield f"VBoxManage setextradata {name} {shlex.quote(key)} {shlex.quote(value)}"
+
+
+def _virtualbox_start(profile: Profile, name: str) -> Iterator[str]:
+    yield ""
+    yield "# Each start:"
+    if profile.is_gateway:
+        yield f"# VBoxManage modifyvm {name} --cable-connected1 off"
+    yield f"# VBoxManage startvm {name}"
+    if profile.is_gateway:
+        yield from _comment(
+            f"Plug the uplink in once its first screen says {profile}: a machine that lost its"
+            " token, or hangs, never sees a network."
+        )
+        yield f"# VBoxManage controlvm {name} setlinkstate1 on"
+    yield from _comment(
+        "What the front end told it about this host: its language and VirtualBox's version."
+    )
+    for path in virtualbox.HOST_PROPERTIES:
+        yield f"# VBoxManage guestproperty delete {name} {path}"
+
+
+def _qemu(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
+    machine = MACHINES[profile]
+    yield from _comment(
+        f"{profile} in QEMU 7.2 or newer, for bash. Write the live image's path in place of"
+        f" {IMAGE}; where a processor has no KVM, -accel tcg is about ten times slower."
+    )
+    yield ""
+    yield from _comment(
+        "The ends of the inner links meet in this directory: the same one for every guest, and for"
+        " nobody else."
+    )
+    yield "mkdir -p -m 700 links"
+    yield ""
+    yield "qemu=("
+    yield f"    qemu-system-x86_64 -name {shlex.quote(qemu.escape_option_value(vm))}"
+    for options in (
+        qemu.identity(token(profile), "", machine.uuid),
+        *_qemu_firmware(firmware),
+        *qemu.machine(kvm=True),
+        qemu.size(machine.memory, machine.processors),
+    ):
+        yield from _qemu_lines(options)
+    yield from _comment("This host's time: a start of its own, and then its own pace.", "    ")
+    yield (f'    -rtc "base=$(date -u -d "{_clock_offset(profile, 1)} seconds" +%FT%T),clock=vm"')
+    yield from _qemu_lines(qemu.medium(IMAGE))
+    for link in LINKS[profile]:
+        options = qemu.uplink(link) if link.is_uplink else qemu.inner_link(profile, link, "links")
+        yield from _qemu_lines(options)
+    if machine.screen:
+        yield from _qemu_lines(qemu.graphics(machine.screen))
+    yield from _comment(
+        "The screen, for a VNC viewer that takes a socket; no clipboard, no files.", "    "
+    )
+    if not machine.screen:
+        yield "    -vga std"
+    yield f"    -display none -vnc unix:links/{profile}.screen,share=ignore"
+    yield from _qemu_lines(qemu.NO_CHANNELS)
+    yield "    -serial none"
+    yield f"    -qmp unix:links/{profile}.qmp,server=on,wait=off"
+    yield ")"
+    yield from _qemu_runner(profile)
+
+
+def _qemu_firmware(firmware: str) -> Iterator[qemu.Options]:
+    if firmware == "efi":
+        yield qemu.Options(
+            "UEFI, of Debian's package ovmf, without variables that would outlast the machine.",
+            ("-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}"),
+        )
+
+
+def _qemu_lines(options: qemu.Options) -> Iterator[str]:
+    yield from _comment(options.why, "    ")
+    yield from _wrapped((shlex.quote(word) for word in options.words), "    ", "")
+
+
+def _qemu_runner(profile: Profile) -> Iterator[str]:
+    yield ""
+    if profile.is_gateway:
+        yield from _comment(
+            "As a user of its own, whose packets to this host's own addresses are dropped. This is"
+            " root's part, once; USER is who runs it:"
+        )
+        yield "#   nft -f - <<'END'"
+        yield "#   table inet own_gateways {"
+        yield "#       chain out {"
+        yield "#           type filter hook output priority filter"
+        yield '#           meta skuid "USER" fib daddr type local counter drop'
+        yield "#       }"
+        yield "#   }"
+        yield "#   END"
+        yield '"${qemu[@]}"'
+    else:
+        yield from _comment(
+            "In an empty network namespace: whoever breaks out of the machine has no network there"
+            " either."
+        )
+        yield 'unshare --user --map-current-user --net -- "${qemu[@]}"'
+    yield ""
+    yield "# To press its power button:"
+    yield (
+        "#   printf '%s\\n' '{\"execute\": \"qmp_capabilities\"}'"
+        f' \'{{"execute": "system_powerdown"}}\' | socat - UNIX-CONNECT:links/{profile}.qmp'
+    )
+
+
+def _libvirt(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
+    yield f"<!-- {profile} in libvirt 9.0 or newer, with QEMU and KVM: virsh define FILE."
+    yield "     Write the live image's path in place of /IMAGE.iso. Add no filesystem, channel,"
+    yield "     redirdev, hostdev, sound, vsock, tpm or other interface."
+    if profile is Profile.APP_GUEST:
+        yield "     libvirt runs this machine in this host's own network: whoever breaks out of it"
+        yield "     into QEMU is there. 'tails-profiles host' and the recipe for QEMU do better."
+    yield "-->"
+    yield from libvirt.domain(profile, vm, firmware, MACHINES[profile], round(CLOCK_RANGE[profile]))

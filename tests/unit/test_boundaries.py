@@ -20,6 +20,7 @@ PURE = (
     "firewall",
     "launch",
     "launch_steps",
+    "libvirt",
     "links",
     "paths",
     "profile",
@@ -31,6 +32,7 @@ PURE = (
     "settings_disk",
     "status",
     "torrc",
+    "virtualbox",
 )
 STEPS = ("lockdown", "firewall", "links")
 

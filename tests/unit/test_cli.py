@@ -2,15 +2,12 @@
 """The command as its users type it."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
-from tails_profiles import recipe
 from tails_profiles.cli import build_parser, main
-from tails_profiles.errors import ProfilesError
-from tails_profiles.profile import GUESTS, Profile
+from tails_profiles.profile import Profile
 
 TOP = Path(__file__).parents[2]
 
@@ -73,30 +70,6 @@ def test_list_and_show_name_every_profile(capsys: pytest.CaptureFixture[str]) ->
         assert profile in listed
         assert main(["show", profile, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["profile"] == profile
-
-
-@pytest.mark.parametrize("profile", GUESTS)
-@pytest.mark.parametrize("hypervisor", recipe.HYPERVISORS)
-def test_recipe_sets_the_token_and_every_link_and_no_uplink_in_app_guest(
-    profile: Profile, hypervisor: str
-) -> None:
-    text = recipe.recipe(profile, hypervisor, "my vm")
-    assert f"tails-profile:{profile}" in text
-    wanted = {"tor-guest": 2, "i2p-guest": 2, "app-guest": 2}[profile]
-    macs = set(re.findall(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}|\b00[0-9A-F]{10}\b", text))
-    assert len(macs) == wanted
-    has_uplink = any(word in text for word in (" nat ", "-netdev user", "type='user'"))
-    assert has_uplink == profile.is_gateway
-
-
-@pytest.mark.parametrize("name", ["-x", "a/b", "a\nb", ""])
-def test_recipe_refuses_a_name_no_hypervisor_takes(name: str) -> None:
-    with pytest.raises(ProfilesError, match="no name"):
-        recipe.recipe(Profile.TOR_GUEST, "virtualbox", name)
-
-
-def test_efi_firmware_changes_the_keys() -> None:
-    assert "Devices/efi/0" in recipe.recipe(Profile.TOR_GUEST, "virtualbox", "x", "efi")
 
 
 def test_manual_and_completion_know_every_command_and_option() -> None:

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What ``VBoxManage modifyvm`` and the firmware's configuration take, by VirtualBox's own words.
+
+Read in the option tables of 7.0.18 and 7.1.12 (``VBoxManageModifyVM.cpp``), run with 7.2.22. Only
+spellings that all three take; ``N`` stands for an adapter's number.
+"""
+
+FLAGS = frozenset(
+    """
+    accelerate-3d audio-driver audio-enabled autostart-enabled bios-boot-menu bios-pxe-debug
+    bios-system-time-offset boot1 boot2 boot3 boot4 cable-connectedN clipboard-file-transfers
+    clipboard-mode cpu-hotplug cpuid-set cpus drag-and-drop firmware graphicscontroller
+    guest-memory-balloon hardware-uuid hpet ibpb-on-vm-entry ibpb-on-vm-exit intnetN keyboard
+    l1d-flush-on-sched l1d-flush-on-vm-entry lpt1 mac-addressN mds-clear-on-sched
+    mds-clear-on-vm-entry memory monitor-count mouse nat-dns-host-resolverN nat-dns-pass-domainN
+    nat-dns-proxyN nat-localhostreachableN nat-netN nested-hw-virt nic-promiscN nic-typeN nicN
+    paravirt-provider recording rtc-use-utc spec-ctrl teleporter tracing-allow-vm-access
+    tracing-enabled uart1 usb-card-reader usb-ehci usb-ohci usb-xhci vram vrde
+    """.split()  # noqa: SIM905 - reads better
+)
+#: Flags that must not be there: they fail in some builds and take their whole call with them, or
+#: do more than they say.
+REFUSED = frozenset({"page-fusion", "x2apic", "nat-settingsN", "defaultfrontend"})
+
+#: Keys of the firmware's device; an unknown one stops the machine.
+DMI_STRINGS = frozenset(
+    """
+    DmiBIOSVendor DmiBIOSVersion DmiBIOSReleaseDate DmiSystemVendor DmiSystemProduct
+    DmiSystemVersion DmiSystemSerial DmiSystemSKU DmiSystemFamily DmiSystemUuid DmiBoardVendor
+    DmiBoardProduct DmiBoardVersion DmiBoardSerial DmiBoardAssetTag DmiBoardLocInChass
+    DmiChassisVendor DmiChassisVersion DmiChassisSerial DmiChassisAssetTag DmiOEMVBoxVer
+    DmiOEMVBoxRev
+    """.split()  # noqa: SIM905 - reads better
+)
+DMI_NUMBERS = frozenset(
+    """
+    DmiBIOSReleaseMajor DmiBIOSReleaseMinor DmiBIOSFirmwareMajor DmiBIOSFirmwareMinor
+    DmiBoardBoardType DmiChassisType
+    """.split()  # noqa: SIM905 - reads better
+)
+#: Bytes of text that the tables hold together, 768 less what the structures take.
+DMI_BYTES = 455
+#: Longest values of a drive's strings.
+DRIVE_STRINGS = {
+    "SerialNumber": 20,
+    "FirmwareRevision": 8,
+    "ModelNumber": 40,
+    "ATAPIVendorId": 8,
+    "ATAPIProductId": 16,
+    "ATAPIRevision": 4,
+}

@@ -115,6 +115,8 @@ def run_firewall(paths: Paths) -> None:
     write_network_files(decision, paths)
     write_configuration(found or settings.defaults(selection.profile), paths)
     files.write_json(paths.decision, decision.to_json(), mode=0o600)
+    if decision.dhcp:
+        files.write_atomic(paths.dhcp, "")
     record(paths, selection, stage="firewall", ruleset=name, ruleset_sha256=nft.digest(text))
 
 

@@ -16,6 +16,7 @@ from tails_profiles import (
     firewall,
     launch_steps,
     launcher,
+    lease,
     links,
     recipe,
     ruleset,
@@ -276,6 +277,9 @@ def _apply(arguments: argparse.Namespace) -> int:
     )
     for step in links.steps(plan):
         sys.stdout.write(step.display() + "\n")
+    if decision.dhcp:
+        sys.stdout.write("# address and route from the lease that this prints, if it is taken:\n")
+        sys.stdout.write(lease.request(str(paths.lease_hook)).display() + "\n")
     return 0
 
 

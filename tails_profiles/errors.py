@@ -166,6 +166,12 @@ class LinkError(SystemFailureError):
     reason = "links"
 
 
+class LeaseError(SystemFailureError):
+    """The uplink has no lease that may be taken."""
+
+    reason = "network"
+
+
 class TorError(SystemFailureError):
     """Tor does not answer, or ended."""
 

@@ -305,12 +305,18 @@ def proxy_elements(proxy: tuple[IPv4Address, int], link: str | None = None) -> s
     return f"add element {_table(link)} proxy {{ {address} . {port} }}\n"
 
 
-def lease_elements(address: IPv4Address, router: IPv4Address) -> str:
-    """The statements that open an uplink's table for the address a lease gave it."""
+def lease_elements(lease: tuple[IPv4Address, IPv4Address] | None) -> str:
+    """The statements that make an uplink's table that of one lease: our address, and the router.
+
+    None closes it for all but the next request. What was there before goes in the same transaction.
+    """
     table = _table("uplink")
-    return (
-        f"add element {table} address {{ {address} }}\nadd element {table} router {{ {router} }}\n"
-    )
+    text = f"flush set {table} address\nflush set {table} router\n"
+    if lease is not None:
+        address, router = lease
+        text += f"add element {table} address {{ {address} }}\n"
+        text += f"add element {table} router {{ {router} }}\n"
+    return text
 
 
 def _table(link: str | None) -> str:

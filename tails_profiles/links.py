@@ -246,14 +246,3 @@ def steps(plan: LinksPlan) -> tuple[Step, ...]:
     for link in plan.links:
         ordered += raise_steps(link)
     return tuple(ordered)
-
-
-def refuse_lease(lease: IPv4Interface) -> None:
-    """Refuse a lease that overlaps our own networks; raises LinkError naming both."""
-    for name, network in (
-        ("tor-guest's inner link", constants.TOR_INNER.network),
-        ("i2p-guest's inner link", constants.I2P_INNER.network),
-        ("Tor's mapped names", constants.MAPPED),
-    ):
-        if lease.network.overlaps(network):
-            raise LinkError(f"the lease {lease} overlaps {network}, {name}")

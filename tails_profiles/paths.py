@@ -47,6 +47,21 @@ class Paths:
         return self.state / "decision.json"
 
     @property
+    def dhcp(self) -> Path:
+        """An empty file where a lease is to give the uplink its address."""
+        return self.state / "dhcp"
+
+    @property
+    def lease(self) -> Path:
+        """The uplink's lease, or why there is none."""
+        return self.state / "lease.json"
+
+    @property
+    def lease_hook(self) -> Path:
+        """What the DHCP client runs; it prints the lease."""
+        return self.library / "lease-hook"
+
+    @property
     def failure(self) -> Path:
         """What went wrong, for the quarantine console."""
         return self.state / "failure.json"

@@ -25,7 +25,10 @@ class TorStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything ``status`` knows. ``loaded`` is None where it needs root to look."""
+    """Everything ``status`` knows.
+
+    ``loaded`` is None where it needs root to look, ``lease`` where no lease is asked for.
+    """
 
     profile: str
     field: str | None
@@ -35,6 +38,7 @@ class Status:
     loaded: bool | None
     links: tuple[LinkStatus, ...]
     tor: TorStatus | None
+    lease: str | None
     target: str | None
     target_state: str
     failure: str | None
@@ -50,6 +54,7 @@ class Status:
             "loaded": self.loaded,
             "links": [{"name": link.name, "mac": link.mac, "up": link.up} for link in self.links],
             "tor": {"percent": self.tor.percent, "note": self.tor.note} if self.tor else None,
+            "lease": self.lease,
             "target": self.target,
             "target_state": self.target_state,
             "failure": self.failure,
@@ -65,6 +70,7 @@ class Status:
             ("stage", self.stage),
             ("rule set", f"{self.ruleset} ({loaded})" if self.ruleset else "-"),
             ("links", links or "-"),
+            *([("lease", self.lease)] if self.lease else []),
             *([("tor", self.tor.note)] if self.tor else []),
             ("target", f"{self.target} ({self.target_state})" if self.target else "-"),
             *([("failure", self.failure)] if self.failure else []),

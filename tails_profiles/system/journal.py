@@ -43,13 +43,16 @@ def handler() -> logging.Handler:
     return made
 
 
-def notify(status: str) -> None:
-    """Set the service's status line (sd_notify(3)); nothing happens outside a service."""
+def notify(status: str, *, ready: bool = False) -> None:
+    """Set the service's status line (sd_notify(3)), and say whether it has started.
+
+    Nothing happens outside a service.
+    """
     try:
         from systemd import daemon  # noqa: PLC0415
     except ImportError:
         return
-    daemon.notify(f"STATUS={status}")
+    daemon.notify(f"STATUS={status}" + ("\nREADY=1" if ready else ""))
 
 
 def inherited_sockets() -> list[socket.socket]:

@@ -9,7 +9,8 @@ from time import monotonic
 from typing import Any
 
 from tails_profiles.command import Command
-from tails_profiles.errors import CommandError, LinkError, MissingLibraryError
+from tails_profiles.errors import CommandError, LeaseError, LinkError, MissingLibraryError
+from tails_profiles.lease import Lease
 from tails_profiles.links import (
     IP,
     MACHINE_SYSCTLS,
@@ -163,19 +164,9 @@ def _facts(link: LinkPlan, paths: Paths) -> Iterable[tuple[str, object, object]]
     yield "the MAC", link.facts.mac, state["address"]
     yield "being up", True, "UP" in state["flags"]
     yield "ARP off", not link.facts.is_uplink, "NOARP" in state["flags"]
-    addresses = [
-        f"{entry['local']}/{entry['prefixlen']}"
-        for info in _ask("address", "show", "dev", link.name)
-        for entry in info.get("addr_info", ())
-    ]
-    yield "the address", [str(link.address)] if link.address else [], addresses
-    routes = {
-        entry["dst"]
-        for entry in _ask("route", "show", "dev", link.name)
-        if entry.get("gateway") == str(link.facts.peer)
-    }
+    yield "the address", [str(link.address)] if link.address else [], _addresses(link.name)
     wanted = {"default" if route.prefixlen == 0 else str(route) for route in link.routes}
-    yield "the routes", wanted, routes
+    yield "the routes", wanted, _routes(link.name, str(link.facts.peer))
     if link.facts.peer_mac is not None:
         neighbours = [
             (entry["dst"], entry.get("lladdr"), entry.get("state"))
@@ -186,6 +177,32 @@ def _facts(link: LinkPlan, paths: Paths) -> Iterable[tuple[str, object, object]]
         path = paths.procfs / "sys" / setting.path
         if path.exists() or not setting.optional:
             yield setting.path, setting.value, path.read_text(encoding="ascii").strip()
+
+
+def read_back_lease(lease: Lease, name: str) -> None:
+    """Compare what the kernel has with what a lease says; raises LeaseError naming both."""
+    for what, wanted, there in (
+        ("the address", [str(lease.address)], _addresses(name)),
+        ("the routes", {"default"}, _routes(name, str(lease.router))),
+    ):
+        if wanted != there:
+            raise LeaseError(f"{name}: {what} is {there!r}, expected {wanted!r}")
+
+
+def _addresses(name: str) -> list[str]:
+    return [
+        f"{entry['local']}/{entry['prefixlen']}"
+        for info in _ask("address", "show", "dev", name)
+        for entry in info.get("addr_info", ())
+    ]
+
+
+def _routes(name: str, router: str) -> set[str]:
+    return {
+        entry["dst"]
+        for entry in _ask("route", "show", "dev", name)
+        if entry.get("gateway") == router
+    }
 
 
 def _ask(*words: str) -> list[dict[str, Any]]:

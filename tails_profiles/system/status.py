@@ -29,6 +29,7 @@ def read_status(paths: Paths) -> Status:
         _loaded() if profile.is_guest else None,
         tuple(_links(paths)),
         tor.bootstrap() if profile is Profile.TOR_GUEST else None,
+        (files.read_json(paths.lease) or {}).get("note"),
         target,
         _state(target),
         failure["message"] if failure else None,

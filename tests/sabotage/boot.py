@@ -29,6 +29,7 @@ from typing import Self
 from tests.sabotage.root import base, layer
 
 FACTOR = float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
+LEASE = "tails-profiles-lease.service"
 OUR_UNITS = ("lockdown", "firewall", "links")
 TOR_LINKS = {"eth0": "00:55:44:33:22:21", "eth1": "00:55:44:33:22:11"}
 I2P_LINKS = {"eth0": "00:55:44:33:22:22", "eth1": "00:55:44:33:22:12"}
@@ -267,14 +268,18 @@ class Boot:
         return output
 
     def wait_until_settled(self) -> str:
-        """Wait until systemd has no job left; returns its state, or that it has stopped."""
+        """Wait until systemd has no job left; returns its state, or that it has stopped.
+
+        A gateway that waits for a lease, and what waits for that, has settled too.
+        """
         # Not is-system-running --wait: called this early, it can miss the one signal it waits for.
         deadline = time.monotonic() + 15 * FACTOR
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 return "stopped"
             status, jobs = self.execute("timeout 5 systemctl list-jobs --no-legend --no-pager")
-            if status == 0 and not jobs.strip():
+            running = [line.split()[1] for line in jobs.splitlines() if " running" in line]
+            if status == 0 and (not jobs.strip() or running == [LEASE]):
                 return self.execute("timeout 5 systemctl is-system-running")[1].strip()
             time.sleep(0.1)
         raise AssertionError(f"jobs are still running\n{self.journal()}")

@@ -15,9 +15,9 @@ TOP = Path(__file__).parents[2]
 BUILD = TOP / ".build"
 SUITE = "trixie"
 PACKAGES = (
-    "dbus", "i2pd", "ifupdown", "iproute2", "kmod", "network-manager", "nftables", "procps",
-    "python3-dmidecode", "python3-jinja2", "python3-pyudev", "python3-stem", "python3-systemd",
-    "systemd-sysv", "tor", "udev",
+    "busybox", "dbus", "i2pd", "ifupdown", "iproute2", "kmod", "network-manager", "nftables",
+    "procps", "python3-dmidecode", "python3-jinja2", "python3-pyudev", "python3-stem",
+    "python3-systemd", "systemd-sysv", "tor", "udev",
 )  # fmt: skip
 
 

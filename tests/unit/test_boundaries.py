@@ -20,6 +20,7 @@ PURE = (
     "firewall",
     "launch",
     "launch_steps",
+    "lease",
     "libvirt",
     "links",
     "paths",

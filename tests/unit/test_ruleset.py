@@ -141,8 +141,14 @@ def test_elements_go_to_the_table_of_their_layer() -> None:
         "add element inet tails_profiles proxy { 192.168.1.5 . 3128 }\n"
     )
     assert proxy_elements(proxy, "uplink").startswith("add element netdev tails_profiles_uplink ")
-    assert "address { 10.9.9.9 }" in lease_elements(
-        IPv4Address("10.9.9.9"), IPv4Address("10.9.9.1")
+    closed = lease_elements(None)
+    assert closed == (
+        "flush set netdev tails_profiles_uplink address\n"
+        "flush set netdev tails_profiles_uplink router\n"
+    )
+    assert lease_elements((IPv4Address("10.9.9.9"), IPv4Address("10.9.9.1"))) == closed + (
+        "add element netdev tails_profiles_uplink address { 10.9.9.9 }\n"
+        "add element netdev tails_profiles_uplink router { 10.9.9.1 }\n"
     )
 
 

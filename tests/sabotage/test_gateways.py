@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gateways of a stock virtual machine: a real boot with nothing but the DMI string."""
+
+import contextlib
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+from scapy.all import ARP, Ether  # type: ignore[attr-defined]
+
+from tests.lab.dhcp import is_request, reply
+from tests.sabotage.boot import FACTOR, I2P_LINKS, LEASE, TOR_LINKS, Boot, Machine
+
+pytestmark = [pytest.mark.lab, pytest.mark.boots]
+
+TOR = {"bios_vendor": b"tails-profile:tor-guest"}
+I2P = {"bios_vendor": b"tails-profile:i2p-guest"}
+# A plain file in the port's place: what was said last can be read in it.
+SERIAL = {"etc/tmpfiles.d/lab.conf": "f /dev/ttyS0 0666\n"}
+# The same program with its waits shortened.
+IMPATIENT = {
+    "etc/systemd/system/tails-profiles-lease.service.d/lab.conf": (
+        "[Service]\nExecStart=\nExecStart=/usr/bin/python3 -I -c 'from tails_profiles import dhcp,"
+        ' lease; lease.TRIES = lease.PAUSE = 1; lease.RETRY = 0.2; dhcp.main(["keep"])\'\n'
+    )
+}
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    made = Path(mkdtemp(dir="/dev/shm", prefix="tails-profiles-"))
+    yield made
+    shutil.rmtree(made)
+
+
+@contextlib.contextmanager
+def server(answer: Callable[[Any], Sequence[bytes]]) -> Iterator[None]:
+    """Answer DHCP outside of the machine's uplink."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    sock.bind(("out-eth0", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                frame, address = sock.recvfrom(65536)
+                if address[2] != 4 and is_request(frame):
+                    for each in answer(Ether(frame)):
+                        sock.send(each)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        sock.close()
+
+
+def wait_until(boot: Boot, condition: str) -> None:
+    deadline = time.monotonic() + 30 * FACTOR
+    while boot.execute(condition)[0] != 0:
+        assert time.monotonic() < deadline, f"{condition}\n{boot.journal()}"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("dmi", "links"), [(TOR, TOR_LINKS), (I2P, I2P_LINKS)],
+                         ids=["tor-guest", "i2p-guest"])  # fmt: skip
+def test_gateway_without_a_settings_disk_gets_its_network_from_a_lease(
+    dmi: dict[str, bytes], links: dict[str, str], work: Path
+) -> None:
+    with Boot(Machine(dmi=dmi, links=links), work) as boot, server(lambda ask: [reply(ask)]):
+        wait_until(boot, f"systemctl is-active --quiet {LEASE}")
+        (route,) = json.loads(boot.succeed("ip -json route show default"))
+        assert (route["gateway"], route["dev"]) == ("10.0.2.2", "uplink")
+        assert "10.0.2.15/24 via 10.0.2.2" in boot.succeed("tails-profiles status")
+        assert boot.succeed("cat /etc/resolv.conf").startswith("# no names")
+        table = boot.succeed("nft list table netdev tails_profiles_uplink")
+        assert "elements = { 10.0.2.15 }" in table
+        if dmi is TOR:
+            wait_until(boot, "systemctl is-active --quiet tails-profiles-tor.service")
+        profile = dmi["bios_vendor"].decode().removeprefix("tails-profile:")
+        wait_until(boot, f"systemctl is-active --quiet tails-profiles-{profile}.target")
+        for frame in boot.frames():
+            packet = Ether(frame)
+            assert is_request(frame) or packet[ARP].pdst == "10.0.2.2", packet.summary()
+
+
+def test_tor_does_not_start_before_there_is_a_lease(work: Path) -> None:
+    late = threading.Event()
+    with (
+        Boot(Machine(dmi=TOR, links=TOR_LINKS, files=IMPATIENT), work) as boot,
+        server(lambda ask: [reply(ask)] if late.is_set() else []),
+    ):
+        boot.wait_until_settled()
+        wait_until(boot, "grep -q 'nobody answers' /run/tails-profiles/lease.json")
+        assert not boot.is_active("tails-profiles-tor.service")
+        assert "nobody answers" in boot.succeed("tails-profiles status")
+        assert all(is_request(frame) for frame in boot.frames())
+        late.set()
+        wait_until(boot, "systemctl is-active --quiet tails-profiles-tor.service")
+
+
+def test_lease_over_our_own_networks_ends_with_the_uplink_down(work: Path) -> None:
+    def answer(ask: Any) -> Sequence[bytes]:
+        return [reply(ask, yiaddr="10.1.2.100", router="10.1.2.99")]
+
+    machine = Machine(dmi=TOR, links=TOR_LINKS, files=SERIAL)
+    with Boot(machine, work) as boot, server(answer):
+        wait_until(boot, f"systemctl is-failed --quiet {LEASE}")
+        boot.wait_until_settled()
+        assert boot.links_up() == ["inner"]
+        assert not boot.is_active("tails-profiles-tor.service")
+        assert "tor-guest failed network" in boot.succeed("cat /dev/ttyS0")
+        assert "10.1.2.0/29" in boot.succeed("tails-profiles status")
+        assert all(is_request(frame) for frame in boot.frames())
+
+
+@pytest.mark.parametrize(
+    "how", [f"systemctl stop {LEASE}", f"kill -KILL $(systemctl show -P MainPID {LEASE})"],
+    ids=["stopped", "killed"],
+)  # fmt: skip
+def test_ended_client_leaves_the_uplink_down(how: str, work: Path) -> None:
+    with Boot(Machine(dmi=TOR, links=TOR_LINKS), work) as boot, server(lambda ask: [reply(ask)]):
+        wait_until(boot, f"systemctl is-active --quiet {LEASE}")
+        boot.succeed(how)
+        wait_until(boot, f"systemctl show -P ActiveState {LEASE} | grep -qxE 'failed|inactive'")
+        assert boot.links_up() == ["inner"]
+        assert "elements" not in boot.succeed("nft list set netdev tails_profiles_uplink address")

@@ -176,14 +176,26 @@ def require_target(profile: Profile) -> None:
 
 
 def read_settings(selection: Selection, paths: Paths) -> Settings | None:
-    """The settings of this guest, or None without a disk; raises SettingsError."""
+    """The settings of this guest, or None without a disk; mixes the seed beside them.
+
+    Raises SettingsError.
+    """
+    found, seed = find_settings(selection, paths)
+    if found is not None:
+        settings_disk.mix_seed(seed, paths)
+    return found
+
+
+def find_settings(selection: Selection, paths: Paths) -> tuple[Settings | None, bytes]:
+    """The settings and the seed of this guest's disk, if there is one; changes nothing.
+
+    Raises SettingsError.
+    """
     disk = settings_disk.find(paths, promised=selection.settings_promised, timeout=patience())
     if disk is None:
-        return None
+        return None, b""
     data, seed = disk
-    found = settings.parse(data, profile=selection.profile)
-    settings_disk.mix_seed(seed, paths)
-    return found
+    return settings.parse(data, profile=selection.profile), seed
 
 
 def cross_check(selection: Selection, paths: Paths) -> None:

@@ -2,11 +2,13 @@
 """The command line: parse, call, print. Results on standard output, everything else beside it."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,13 @@ from tails_profiles import (
     ruleset,
     settings,
 )
-from tails_profiles.errors import DetectionError, LaunchError, ProfilesError, SettingsError
+from tails_profiles.errors import (
+    DetectionError,
+    LaunchError,
+    ProfilesError,
+    QuarantineError,
+    SettingsError,
+)
 from tails_profiles.launch import LaunchPlan
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile, token
@@ -57,25 +65,62 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status, and never raises an expected failure."""
-    arguments = build_parser().parse_args(argv)
-    handler: Callable[[argparse.Namespace], int] = arguments.handler
+    """Run one command; returns the exit status, and never raises an expected failure.
+
+    Raises SystemExit for usage errors and ``--help``, as argparse does.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A name that the locale has no letters for is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        status = handler(arguments)
-        sys.stdout.flush()
+        return _run(argv)
     except ProfilesError as err:
-        sys.stderr.write(f"tails-profiles: {err}\n")
-        if err.hint:
-            sys.stderr.write(f"  {err.hint}\n")
-        return err.exit_status
+        return _complain(str(err), err.hint, err.exit_status)
     except BrokenPipeError:
         # Whoever reads has seen enough; the interpreter would complain while flushing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as err:
+        where = f"{err.filename}: " if err.filename else ""
+        _discard_output()
+        return _complain(where + (err.strerror or str(err)), None, ProfilesError.exit_status)
     except KeyboardInterrupt:
-        sys.stderr.write("tails-profiles: interrupted\n")
-        return 130
+        return _complain("interrupted", None, 130)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    if sys.stdout is None:  # the caller closed it
+        raise ProfilesError("standard output is closed")
+    try:
+        arguments = build_parser().parse_args(argv)
+        handler: Callable[[argparse.Namespace], int] = arguments.handler
+        return handler(arguments)
+    finally:
+        # Here and not while the interpreter ends: this can fail, and --help comes by too.
+        sys.stdout.flush()
+
+
+def _complain(message: str, hint: str | None, status: int) -> int:
+    """Say what went wrong, in a line and perhaps a hint; returns ``status``."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"tails-profiles: {_harmless(message)}\n")
+        if hint:
+            sys.stderr.write(f"  {_harmless(hint)}\n")
     return status
+
+
+def _discard_output() -> None:
+    """Where standard output takes nothing any more, leave nothing for the interpreter to flush."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _harmless(text: str) -> str:
+    """One line, and nothing that could move a terminal's cursor or change its colours."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -176,7 +221,7 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
 def _print_pairs(pairs: Sequence[tuple[str, object]]) -> None:
     width = max(len(name) for name, _ in pairs) + 1
     for name, value in pairs:
-        sys.stdout.write(f"{name + ':':{width}} {value}\n")
+        sys.stdout.write(f"{name + ':':{width}} {_harmless(str(value))}\n")
 
 
 def detect(sysfs: Path | None, paths: Paths) -> Selection:
@@ -258,17 +303,34 @@ def _apply(arguments: argparse.Namespace) -> int:
         raise DetectionError("the DMI fields and the rule sets are for root", hint="run as root")
     paths = Paths()
     selection = select(dmi.read_fields(paths.sysfs), container=dmi.in_container())
-    if not arguments.dry_run:
-        if selection.profile is Profile.NORMAL:
-            sys.stdout.write(f"nothing to do: {selection.reason}\n")
-            return 0
-        return boot.main(["firewall"]) or boot.main(["links"])
-    sys.stdout.write(f"# {selection.profile}: {selection.reason}\n")
-    if not selection.profile.is_guest:
+    if selection.profile is Profile.NORMAL:
+        sys.stdout.write(f"nothing to do: {selection.reason}\n")
         return 0
-    decision = boot.decide(selection.profile, boot.read_settings(selection, paths))
-    name = firewall.file_name(decision.profile, decision.variant)
-    sys.stdout.write(f"nft -f {paths.rulesets / name}\n")
+    if arguments.dry_run:
+        _show_steps(selection, paths)
+        return 0
+    for step in boot.STEPS:
+        status = boot.main([step])
+        if status != 0:
+            failure = files.read_json(paths.failure) or {}
+            hint = failure.get("hint")
+            message = failure.get("message", "failed, see the journal")
+            return _complain(f"{step}: {message}", hint and str(hint), status)
+    return 0
+
+
+def _show_steps(selection: Selection, paths: Paths) -> None:
+    """What ``apply`` would do, as lines for a root shell."""
+    sys.stdout.write(f"# {selection.profile}: {_harmless(selection.reason)}\n")
+    if not selection.profile.is_guest:
+        raise QuarantineError(selection.field, selection.reason)
+    decision = boot.decide(selection.profile, boot.find_settings(selection, paths)[0])
+
+    def load(link: str | None = None) -> str:
+        name = firewall.file_name(decision.profile, decision.variant, link)
+        return f"nft -f {paths.rulesets / name}"
+
+    sys.stdout.write(load() + "\n")
     plan = links.plan(
         decision.profile,
         link_edge.list_links(),
@@ -276,11 +338,11 @@ def _apply(arguments: argparse.Namespace) -> int:
         dhcp=decision.dhcp,
     )
     for step in links.steps(plan):
-        sys.stdout.write(step.display() + "\n")
+        line = load(step.table) if isinstance(step, links.LoadTable) else step.display()
+        sys.stdout.write(line + "\n")
     if decision.dhcp:
         sys.stdout.write("# address and route from the lease that this prints, if it is taken:\n")
         sys.stdout.write(lease.request(str(paths.lease_hook)).display() + "\n")
-    return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:

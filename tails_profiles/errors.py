@@ -61,6 +61,17 @@ class QuarantineError(DetectionError):
         self.field = field
 
 
+class DamagedStateError(DetectionError):
+    """A state file of this boot is not as the boot steps write it."""
+
+    def __init__(self, path: object, why: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {why}", hint="the boot steps alone write it, as root, at each boot"
+        )
+        self.path = path
+        self.why = why
+
+
 class SettingsError(ProfilesError):
     """The settings disk is missing, doubled or for another profile, or a value in it is invalid."""
 

@@ -35,7 +35,8 @@ def recipe(profile: Profile, hypervisor: str, vm: str, firmware: str = "bios") -
 
     Raises ProfilesError for a name that no hypervisor takes.
     """
-    if not _NAME.fullmatch(vm) or vm.startswith("-"):
+    # Of surrogates: bytes on the command line that are no UTF-8.
+    if not _NAME.fullmatch(vm) or vm.startswith("-") or not vm.isprintable():
         raise ProfilesError(
             f"{vm!r} is no name of a virtual machine",
             hint="1 to 80 characters, not starting with a dash, no slash or control character",

@@ -5,12 +5,13 @@ This is the reference; ``units/classify.sh`` is its twin for the moments in whic
 would slow every boot, and a test drives both over one corpus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from types import UnionType
 from typing import Any
 
-from tails_profiles.errors import DetectionError
+from tails_profiles.errors import DamagedStateError
 from tails_profiles.profile import GUESTS, SETTINGS_TAG, TOKEN_WORD, Profile, token
 
 #: Bytes: the longest content sysfs shows, its newline included (the kernel cuts at a page less
@@ -140,11 +141,20 @@ def _escape(byte: int) -> str:
     return chr(byte)
 
 
-def selection_from_json(value: dict[str, Any], source: str) -> Selection:
-    """The selection in a boot's ``selection.json``; raises DetectionError naming ``source``."""
-    try:
-        return Selection(**{**value, "profile": Profile(value["profile"])})
-    except (KeyError, TypeError, ValueError) as err:
-        raise DetectionError(
-            f"{source} is no selection: {err!r}", hint="run as root, to read the fields again"
-        ) from err
+def selection_from_json(value: Mapping[str, Any], source: str) -> Selection:
+    """The selection in a boot's ``selection.json``; raises DamagedStateError naming ``source``."""
+    expected: Mapping[str, type | UnionType] = {
+        "profile": str,
+        "field": str | None,
+        "token": str | None,
+        "reason": str,
+        "settings_promised": bool,
+    }
+    if value.keys() != expected.keys():
+        raise DamagedStateError(source, f"its keys are not {', '.join(expected)}")
+    for key, kind in expected.items():
+        if not isinstance(value[key], kind):
+            raise DamagedStateError(source, f"{key} is {value[key]!r:.60}")
+    if value["profile"] not in {*Profile}:
+        raise DamagedStateError(source, f"it names the profile {value['profile']!r:.60}")
+    return Selection(**{**value, "profile": Profile(value["profile"])})

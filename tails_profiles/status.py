@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a boot has become, as a value that is printed or written as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from tails_profiles.errors import DamagedStateError
+
+#: The last step of the boot that was done, in words.
+STAGES = {
+    "firewall": "rule set loaded, links not up yet",
+    "links": "done, links are up",
+    "failed": "failed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +33,59 @@ class TorStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the boot steps wrote down: how far they came, with which rule set, and a failure."""
+
+    stage: str | None = None
+    ruleset: str | None = None
+    ruleset_sha256: str | None = None
+    failure: str | None = None
+    hint: str | None = None
+    lease: str | None = None
+
+
+def recorded(
+    status: Mapping[str, Any] | None,
+    failure: Mapping[str, Any] | None,
+    lease: Mapping[str, Any] | None,
+    source: str,
+) -> Recorded:
+    """The values of ``status.json``, ``failure.json`` and ``lease.json``, where they are.
+
+    Raises DamagedStateError naming ``source``, their directory, for values of another type.
+    """
+    for file, values, names in (
+        ("status.json", status or {}, ("stage", "ruleset", "ruleset_sha256")),
+        ("failure.json", failure or {}, ("message", "hint")),
+        ("lease.json", lease or {}, ("note",)),
+    ):
+        for name in names:
+            if not isinstance(values.get(name), str | None):
+                raise DamagedStateError(f"{source}/{file}", f"{name} is {values[name]!r:.60}")
+    if failure is not None and failure.get("message") is None:
+        raise DamagedStateError(f"{source}/failure.json", "it has no message")
+    status, failure = status or {}, failure or {}
+    return Recorded(
+        status.get("stage"),
+        status.get("ruleset"),
+        status.get("ruleset_sha256"),
+        failure.get("message"),
+        failure.get("hint"),
+        (lease or {}).get("note"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything ``status`` knows.
 
-    ``loaded`` is None where it needs root to look, ``lease`` where no lease is asked for.
+    ``loaded`` is None where it cannot be seen, ``lease`` where no lease is asked for.
     """
 
     profile: str
     field: str | None
-    stage: str
+    reason: str
+    stage: str | None
     ruleset: str | None
     ruleset_sha256: str | None
     loaded: bool | None
@@ -42,12 +95,14 @@ class Status:
     target: str | None
     target_state: str
     failure: str | None
+    hint: str | None
 
     def to_json(self) -> dict[str, Any]:
         """The stable keys of ``status --json``."""
         return {
             "profile": self.profile,
             "field": self.field,
+            "reason": self.reason,
             "stage": self.stage,
             "ruleset": self.ruleset,
             "ruleset_sha256": self.ruleset_sha256,
@@ -58,20 +113,29 @@ class Status:
             "target": self.target,
             "target_state": self.target_state,
             "failure": self.failure,
+            "hint": self.hint,
         }
 
-    def lines(self) -> Sequence[tuple[str, object]]:
-        """The same for people."""
-        loaded = {True: "in force", False: "NOT in force", None: "run as root to see"}[self.loaded]
-        links = ", ".join(f"{link.name} {'up' if link.up else 'down'}" for link in self.links)
-        return [
+    def lines(self) -> Sequence[tuple[str, str]]:
+        """The same for people: what went wrong first, and nothing that has no value."""
+        loaded = {
+            True: "in force",
+            False: "NOT in force",
+            None: "only root can see it in the kernel",
+        }
+        links = ", ".join(
+            f"{link.name} ({link.mac}) {'up' if link.up else 'down'}" for link in self.links
+        )
+        shown = [
+            ("failure", self.failure),
+            ("to do", self.hint),
             ("profile", self.profile),
-            ("from field", self.field or "-"),
-            ("stage", self.stage),
-            ("rule set", f"{self.ruleset} ({loaded})" if self.ruleset else "-"),
-            ("links", links or "-"),
-            *([("lease", self.lease)] if self.lease else []),
-            *([("tor", self.tor.note)] if self.tor else []),
-            ("target", f"{self.target} ({self.target_state})" if self.target else "-"),
-            *([("failure", self.failure)] if self.failure else []),
+            ("because", self.reason),
+            ("boot steps", STAGES.get(self.stage or "", self.stage)),
+            ("rule set", self.ruleset and f"{self.ruleset}, {loaded[self.loaded]}"),
+            ("links", links or "none"),
+            ("lease", self.lease),
+            ("tor", self.tor and self.tor.note),
+            ("target", self.target and f"{self.target}, {self.target_state}"),
         ]
+        return [(name, value) for name, value in shown if value]

@@ -4,12 +4,16 @@
 import grp
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-from tails_profiles.errors import MissingAccountError
+from tails_profiles.errors import DamagedStateError, MissingAccountError
+
+#: Bytes; what we write has a few hundred.
+MAX_STATE = 1 << 20
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o644, group: str | None = None) -> None:
@@ -48,7 +52,34 @@ def write_json(path: Path, value: Mapping[str, Any], mode: int = 0o644) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a state file of ours, or None where there is none that can be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_json(path)
+    except DamagedStateError:
         return None
-    return value if isinstance(value, dict) else None
+
+
+def load_json(path: Path) -> dict[str, Any] | None:
+    """The object in a state file of ours, or None where there is no such file.
+
+    Raises DamagedStateError for anything else than one JSON object of at most MAX_STATE bytes.
+    """
+    try:
+        # Non-blocking: a pipe in the file's place is refused, and not waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DamagedStateError(path, "it is no regular file")
+            data = file.read(MAX_STATE + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise DamagedStateError(path, f"it cannot be read: {err.strerror}") from err
+    if len(data) > MAX_STATE:
+        raise DamagedStateError(path, f"it has more than {MAX_STATE} bytes")
+    try:
+        value = json.loads(data)
+    # RecursionError: brackets within brackets without end.
+    except (ValueError, RecursionError) as err:
+        raise DamagedStateError(path, "it is no JSON") from err
+    if not isinstance(value, dict):
+        raise DamagedStateError(path, "it is no JSON object")
+    return value

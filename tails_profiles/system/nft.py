@@ -5,7 +5,7 @@ import hashlib
 import json
 
 from tails_profiles.command import Command
-from tails_profiles.errors import CommandError, RulesetRejectedError
+from tails_profiles.errors import CommandError, RulesetRejectedError, SystemFailureError
 from tails_profiles.system.process import run
 
 NFT = "/usr/sbin/nft"
@@ -32,8 +32,12 @@ def _feed(argv: tuple[str, ...], text: str, source: str) -> None:
 
 
 def tables() -> frozenset[str]:
-    """The tables in the kernel, as "FAMILY NAME"."""
-    listed = json.loads(run(Command((NFT, "-j", "list", "tables"))).stdout)
+    """The tables in the kernel, as "FAMILY NAME"; raises SystemFailureError."""
+    answer = run(Command((NFT, "-j", "list", "tables"))).stdout
+    try:
+        listed = json.loads(answer)
+    except ValueError as err:
+        raise SystemFailureError(f"nft answers {answer[:60]!r}, which is no JSON") from err
     return frozenset(
         f"{entry['table']['family']} {entry['table']['name']}"
         for entry in listed["nftables"]

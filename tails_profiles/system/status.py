@@ -4,51 +4,68 @@
 import os
 from pathlib import Path
 
-from tails_profiles.errors import DetectionError, SystemFailureError
+from tails_profiles.errors import SystemFailureError
 from tails_profiles.paths import Paths
 from tails_profiles.profile import PROFILES, Profile
-from tails_profiles.status import LinkStatus, Status
-from tails_profiles.system import files, nft, tor, units
+from tails_profiles.selection import Selection, select, selection_from_json
+from tails_profiles.status import LinkStatus, Status, recorded
+from tails_profiles.system import dmi, files, nft, tor, units
 from tails_profiles.system.links import has_parent
 
 
 def read_status(paths: Paths) -> Status:
-    """The state files of this boot, and beside them what the kernel and systemd say now."""
-    recorded = files.read_json(paths.status) or {}
-    selection = files.read_json(paths.selection) or {}
-    failure = files.read_json(paths.failure)
-    profile = _profile(selection.get("profile", Profile.NORMAL), paths)
-    shown = Profile.QUARANTINE if failure else profile
+    """The state files of this boot, and beside them what the kernel and systemd say now.
+
+    Raises DamagedStateError for a state file that is not as the boot steps write it.
+    """
+    selection = _selection(paths)
+    said = recorded(
+        files.load_json(paths.status),
+        files.load_json(paths.failure),
+        files.load_json(paths.lease),
+        str(paths.state),
+    )
+    quarantine = PROFILES[Profile.QUARANTINE].target
+    # Without a word in a file where it was lockdown, in sh, that failed.
+    failed = said.failure is not None or _state(quarantine) == "active"
+    profile = selection.profile
+    shown = Profile.QUARANTINE if failed else profile
     target = PROFILES[shown].target
     return Status(
         shown.value,
-        selection.get("field"),
-        "failed" if failure else recorded.get("stage", "-"),
-        recorded.get("ruleset"),
-        recorded.get("ruleset_sha256"),
+        selection.field,
+        selection.reason,
+        "failed" if failed else said.stage,
+        said.ruleset,
+        said.ruleset_sha256,
         _loaded() if profile.is_guest else None,
         tuple(_links(paths)),
         tor.bootstrap() if profile is Profile.TOR_GUEST else None,
-        (files.read_json(paths.lease) or {}).get("note"),
+        said.lease,
         target,
         _state(target),
-        failure["message"] if failure else None,
+        said.failure,
+        said.hint,
     )
 
 
-def _profile(name: object, paths: Paths) -> Profile:
-    try:
-        return Profile(str(name))
-    except ValueError as err:
-        raise DetectionError(
-            f"{paths.selection} names the profile {name!r}", hint="it is damaged"
-        ) from err
+def _selection(paths: Paths) -> Selection:
+    """What this boot recorded, else what the fields say to root."""
+    value = files.load_json(paths.selection)
+    if value is not None:
+        return selection_from_json(value, str(paths.selection))
+    if os.geteuid() == 0:
+        return select(dmi.read_fields(paths.sysfs), container=dmi.in_container())
+    return Selection(Profile.NORMAL, None, None, "no boot step recorded a selection")
 
 
 def _loaded() -> bool | None:
     if os.geteuid() != 0:
         return None
-    return "inet tails_profiles" in nft.tables()
+    try:
+        return "inet tails_profiles" in nft.tables()
+    except SystemFailureError:
+        return None
 
 
 def _state(target: str | None) -> str:
@@ -63,16 +80,23 @@ def _state(target: str | None) -> str:
 def _links(paths: Paths) -> list[LinkStatus]:
     directory = paths.sysfs / "class/net"
     return [
-        LinkStatus(
-            path.name, _read(path / "address"), int(_read(path / "flags") or "0", 16) & 1 == 1
-        )
+        LinkStatus(path.name, _read(path / "address"), _is_up(_read(path / "flags")))
         for path in sorted(directory.iterdir() if directory.is_dir() else ())
-        if has_parent(path)
+        # Drivers put plain files there too.
+        if path.is_dir() and has_parent(path)
     ]
+
+
+def _is_up(flags: str) -> bool:
+    """IFF_UP, netdevice(7), in the kernel's hexadecimal; a link that has just gone has none."""
+    try:
+        return int(flags, 16) & 1 == 1
+    except ValueError:
+        return False
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_bytes().decode("ascii", "replace").strip()
     except OSError:
         return ""

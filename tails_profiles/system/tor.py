@@ -19,11 +19,24 @@ _PROGRESS = re.compile(r"PROGRESS=([0-9]{1,3})", re.ASCII)
 
 def bootstrap(socket: Path = CONTROL_SOCKET) -> TorStatus:
     """Tor's bootstrap state for ``status``; never raises and never takes long."""
-    if not socket.exists():
+    try:
+        socket.stat()
+    except FileNotFoundError:
         return TorStatus(None, "Tor is not running")
+    except OSError as err:
+        # Its directory is Tor's alone.
+        return TorStatus(None, f"run as root to ask Tor: {err.strerror}")
     answer: queue.Queue[TorStatus] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answer.put(_ask(socket))
+        # stem fails with whatever happens to it on answers that are not Tor's.
+        except Exception as err:  # noqa: BLE001
+            answer.put(TorStatus(None, f"Tor's answer cannot be understood: {err!r}"))
+
     # stem has no time limit of its own, and a stopped process accepts connections all the same.
-    threading.Thread(target=lambda: answer.put(_ask(socket)), daemon=True).start()
+    threading.Thread(target=ask, daemon=True).start()
     try:
         return answer.get(timeout=PATIENCE)
     except queue.Empty:
@@ -62,6 +75,11 @@ def progress(socket: Path = CONTROL_SOCKET) -> Iterator[int]:
                 yield percent
 
 
+def _said(err: Exception) -> str:
+    """What an error says, or what it is where it says nothing."""
+    return str(err) or type(err).__name__
+
+
 class _Connection:
     """An authenticated control connection, with stem's several kinds of failure made one."""
 
@@ -78,12 +96,12 @@ class _Connection:
         try:
             self._controller: Any = control.Controller.from_socket_file(str(socket))
         except self._failures as err:
-            raise TorError(f"Tor's control socket {socket} does not answer: {err}") from err
+            raise TorError(f"Tor's control socket {socket} does not answer: {_said(err)}") from err
         try:
             self._controller.authenticate()
         except self._failures as err:
             self._controller.close()
-            raise TorError(f"Tor refuses its control connection: {err}") from err
+            raise TorError(f"Tor refuses its control connection: {_said(err)}") from err
 
     def __enter__(self) -> "_Connection":
         return self
@@ -95,7 +113,7 @@ class _Connection:
         try:
             return getattr(self._controller, call)(*words)
         except self._failures as err:
-            raise TorError(f"Tor does not answer: {err}") from err
+            raise TorError(f"Tor does not answer: {_said(err)}") from err
 
     def is_offline(self) -> bool:
         return bool(self._ask("get_conf", "DisableNetwork") == "1")

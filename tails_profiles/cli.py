@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -23,7 +24,9 @@ from tails_profiles import (
     recipe,
     ruleset,
     settings,
+    usage,
 )
+from tails_profiles.constants import LINKS
 from tails_profiles.errors import (
     DetectionError,
     LaunchError,
@@ -40,28 +43,7 @@ from tails_profiles.system import dmi, files
 from tails_profiles.system import links as link_edge
 from tails_profiles.system.status import read_status
 
-EXIT_STATUS = """\
-exit status:
-  0 done; 1 other expected failure; 2 usage; 3 detection; 4 settings; 5 rule set;
-  6 a system command failed; 7 launch; 130 interrupted
-"""
-
-DESCRIPTION = """\
-One live image, several virtual machines. A string that the hypervisor puts into a DMI
-field makes a boot of an unmodified image tor-guest, i2p-guest or app-guest; without it
-the image boots as always.
-"""
-
-EXAMPLES = """\
-examples:
-  tails-profiles token tor-guest --hypervisor virtualbox --vm Gateway
-                                 what to type so that a VM becomes a Tor gateway
-  tails-profiles detect          what this machine's DMI fields select, and why
-  tails-profiles render app-guest --link tor
-                                 the rule set of one link, as it ships
-  tails-profiles status --json   what this boot has become
-
-"""
+Handler = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +76,7 @@ def _run(argv: Sequence[str] | None) -> int:
         raise ProfilesError("standard output is closed")
     try:
         arguments = build_parser().parse_args(argv)
-        handler: Callable[[argparse.Namespace], int] = arguments.handler
+        handler: Handler = arguments.handler
         return handler(arguments)
     finally:
         # Here and not while the interpreter ends: this can fail, and --help comes by too.
@@ -127,91 +109,88 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
     parser = argparse.ArgumentParser(
         prog="tails-profiles",
-        description=DESCRIPTION,
-        epilog=EXAMPLES + EXIT_STATUS,
+        description=usage.DESCRIPTION,
+        epilog=usage.OVERVIEW + usage.EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(name: str, handler: Callable[..., int], text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=EXIT_STATUS,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        made.set_defaults(handler=handler)
-        return made
-
-    detect = command("detect", _detect, "say what the DMI fields select and why; changes nothing")
-    _add_json(detect)
-    detect.add_argument(
-        "--sysfs",
-        type=Path,
-        metavar="DIR",
-        help="read DIR/class/dmi/id, DIR standing in for /sys",
-    )
-    command("list", _list, "list the profiles")
-    show = command("show", _show, "show one profile: its target, links and what it holds back")
-    show.add_argument("profile", choices=[*PROFILES], metavar="PROFILE")
-    _add_json(show)
-    render = command("render", _render, "print a rule set, the very bytes that ship")
-    render.add_argument("profile", choices=[*PROFILES], metavar="PROFILE")
-    render.add_argument("--variant", default="", metavar="V", help="of tor-guest: " + ", ".join(
-        firewall.variants(Profile.TOR_GUEST)))  # fmt: skip
-    render.add_argument(
-        "--link", metavar="NAME", help="the table of one link: uplink, uplink-dhcp, inner, tor, i2p"
-    )
-    apply = command("apply", _apply, "do what the boot units do: rule set, then links")
+    detect = _add(commands, "detect", _detect)
+    detect.add_argument("--sysfs", type=Path, metavar="DIR",
+                        help="read below DIR/class/dmi/id; DIR stands in for /sys")  # fmt: skip
+    _add(commands, "list", _list)
+    show = _add(commands, "show", _show)
+    _add_profile(show, PROFILES)
+    render = _add(commands, "render", _render)
+    _add_profile(render, PROFILES)
+    render.add_argument("--variant", default="", metavar="V", help="of tor-guest: "
+                        + ", ".join(firewall.variants(Profile.TOR_GUEST)))  # fmt: skip
+    render.add_argument("--link", metavar="NAME",
+                        help="the table of one link: uplink, uplink-dhcp, inner; in app-guest"
+                        " tor, i2p")  # fmt: skip
+    apply = _add(commands, "apply", _apply)
     apply.add_argument("--dry-run", action="store_true", help="print every step; change nothing")
-    status = command("status", _status, "say what this boot has become")
-    _add_json(status)
-    _add_host(command("host", _host_status, "run the guests on this machine, in QEMU"))
-    _add_token(command("token", _token, "print the whole recipe for a virtual machine of your own"))
+    status = _add(commands, "status", _status)
+    token = _add(commands, "token", _token)
+    _add_profile(token, GUESTS)
+    token.add_argument("--hypervisor", choices=recipe.HYPERVISORS,
+                       help="print the whole recipe for it")  # fmt: skip
+    token.add_argument("--vm", metavar="NAME", help="the machine's name (default: the profile's)")
+    token.add_argument("--firmware", choices=recipe.FIRMWARES, default="bios",
+                       help="what the machine boots with (default: bios)")  # fmt: skip
+    _add_host(commands)
+    for each in (detect, show, status):
+        _add_json(each)
     return parser
+
+
+def _add(commands: Any, name: str, handler: Handler | None) -> argparse.ArgumentParser:  # noqa: ANN401
+    """One command or action, with the words that ``usage`` has for it."""
+    words = usage.COMMANDS[name]
+    made: argparse.ArgumentParser = commands.add_parser(
+        name.rpartition(" ")[2],
+        help=words.summary,
+        description=words.text,
+        epilog=words.epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if handler is not None:
+        made.set_defaults(handler=handler)
+    return made
+
+
+def _add_profile(parser: argparse.ArgumentParser, profiles: Iterable[Profile]) -> None:
+    names = [profile.value for profile in profiles]
+    parser.add_argument("profile", choices=names, metavar="PROFILE", help=", ".join(names))
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object; keys are stable"
+        "--json", action="store_true", help="print JSON; its keys are in tails-profiles(1)"
     )
 
 
-def _add_host(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, handler, text in (
-        ("plan", _host_plan, "print every command that start would run"),
-        ("start", _host_start, "start the gateways, then app-guest"),
-        ("stop", _host_stop, "power everything off; leaves nothing behind"),
-        ("status", _host_status, "say what runs"),
-    ):
-        action = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        action.set_defaults(handler=handler)
+def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has no name
+    actions = _add(commands, "host", None).add_subparsers(
+        title="actions", metavar="ACTION", required=True
+    )
+    plan = _add(actions, "host plan", _host_plan)
+    start = _add(actions, "host start", _host_start)
+    stop = _add(actions, "host stop", _host_stop)
+    status = _add(actions, "host status", _host_status)
+    for action in (plan, start):
+        action.add_argument("--hypervisor", choices=("qemu",), default="qemu")
+        action.add_argument("--image", type=Path, required=True, metavar="FILE",
+                            help="a live image with tails-profiles in it")  # fmt: skip
+        action.add_argument("--settings", type=Path, metavar="FILE",
+                            help="JSON: language, keyboard, bridges; see settings.md")  # fmt: skip
+        action.add_argument("--i2p", action="store_true", help="also start i2p-guest")
+    for action in (plan, start, stop, status):
         action.add_argument("--directory", type=Path, default=launcher.DIRECTORY, metavar="DIR",
                             help="sockets and state (default: %(default)s)")  # fmt: skip
-        if name in {"plan", "start"}:
-            action.add_argument("--hypervisor", choices=("qemu",), default="qemu")
-            action.add_argument("--image", type=Path, required=True, metavar="FILE",
-                                help="a live image with tails-profiles in it")  # fmt: skip
-            action.add_argument("--settings", type=Path, metavar="FILE",
-                                help="language, keyboard, bridges …, docs/settings.md")  # fmt: skip
-            action.add_argument("--i2p", action="store_true", help="also start i2p-guest")
-        if name == "plan":
-            action.add_argument("--format", choices=("shell", "json"), default="shell")
-        if name == "status":
-            _add_json(action)
-
-
-def _add_token(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("profile", choices=[*GUESTS], metavar="PROFILE",
-                        help=", ".join(GUESTS))  # fmt: skip
-    parser.add_argument("--hypervisor", choices=recipe.HYPERVISORS,
-                        help="print the whole recipe for it (default: the least)")  # fmt: skip
-    parser.add_argument("--vm", metavar="NAME", help="the machine's name (default: the profile's)")
-    parser.add_argument("--firmware", choices=recipe.FIRMWARES, default="bios",
-                        help="what the machine boots with (default: bios)")  # fmt: skip
+    plan.add_argument("--format", choices=("shell", "json"), default="shell",
+                      help="default: shell")  # fmt: skip
+    _add_json(status)
 
 
 def _print_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
@@ -260,35 +239,63 @@ def _detect(arguments: argparse.Namespace) -> int:
 def _list(_: argparse.Namespace) -> int:
     width = max(len(profile) for profile in PROFILES)
     for profile, facts in PROFILES.items():
-        sys.stdout.write(f"{profile:{width}}  {facts.summary}\n")
+        chosen_by = token(profile) if profile.is_guest else facts.chosen_by
+        sys.stdout.write(
+            f"{profile:{width}}  {facts.summary}\n{'':{width}}  chosen by {chosen_by}\n"
+        )
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    profile = Profile(arguments.profile)
+    facts = profile_json(Profile(arguments.profile))
+    if arguments.json:
+        _print_json(facts)
+        return 0
+    _print_pairs(
+        [(name, facts[key]) for name, key in
+         (("profile", "profile"), ("is", "summary"), ("chosen by", "chosen_by"),
+          ("token", "token"), ("target", "target")) if facts[key]]
+    )  # fmt: skip
+    for link in facts["links"]:
+        optional = ", may be absent" if link["optional"] else ""
+        sys.stdout.write(f"\nlink {link['name']}: MAC {link['mac']}{optional}\n")
+        sys.stdout.write(f"  {link['address']}, leads to {link['peer']}")
+        sys.stdout.write(f" over {link['segment']}\n" if link["segment"] else "\n")
+    for title, key in (("rule set variants", "variants"), ("holds back", "held")):
+        if facts[key]:
+            sys.stdout.write(f"\n{title}:\n{_wrap(facts[key])}\n")
+    return 0
+
+
+def _wrap(names: Iterable[str]) -> str:
+    return textwrap.fill(
+        ", ".join(names), 78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    """The stable keys of ``show --json``."""
     facts = PROFILES[profile]
-    named = {
+    return {
         "profile": profile.value,
         "summary": facts.summary,
         "chosen_by": facts.chosen_by,
         "token": token(profile) if profile.is_guest else None,
         "target": facts.target,
-        "links": list(facts.links),
-        "optional_links": list(facts.optional_links),
+        "links": [
+            {
+                "name": link.name,
+                "mac": link.mac,
+                "address": str(link.address),
+                "peer": str(link.peer),
+                "segment": link.segment,
+                "optional": link.name in facts.optional_links,
+            }
+            for link in LINKS.get(profile, ())
+        ],
         "held": list(facts.held),
         "variants": [name for name in firewall.variants(profile) if name],
     }
-    if arguments.json:
-        _print_json(named)
-        return 0
-    _print_pairs(
-        [
-            (name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value)
-            for name, value in named.items()
-            if value
-        ]
-    )
-    return 0
 
 
 def _render(arguments: argparse.Namespace) -> int:

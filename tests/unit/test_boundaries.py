@@ -33,6 +33,7 @@ PURE = (
     "settings_disk",
     "status",
     "torrc",
+    "usage",
     "virtualbox",
 )
 STEPS = ("lockdown", "firewall", "links")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles.cli import build_parser, main
+from tails_profiles.cli import main
 from tails_profiles.links import FoundLink
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
@@ -230,17 +230,3 @@ def test_apply_that_fails_says_which_step_and_why(
     monkeypatch.setattr("tails_profiles.cli.boot.main", step)
     assert main(["apply"]) == 5
     assert capsys.readouterr().err == "tails-profiles: firewall: no rule set\n  reinstall\n"
-
-
-def test_manual_and_completion_know_every_command_and_option() -> None:
-    manual = (TOP / "debian/tails-profiles.1").read_text().replace("\\-", "-")
-    completion = (TOP / "debian/tails-profiles.bash-completion").read_text()
-    parser = build_parser()
-    commands = next(
-        action.choices for action in parser._actions if isinstance(action.choices, dict)
-    )
-    for name, command in commands.items():
-        options = [o for action in command._actions for o in action.option_strings]
-        for word in (name, *(option for option in options if option.startswith("--"))):
-            assert word in manual, word
-            assert word in completion, word

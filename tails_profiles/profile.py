@@ -68,24 +68,62 @@ _HELD_BY_ALL = (
     "avahi-daemon.socket",
     "chrony.service",
     "ferm.service",
+    "firewalld.service",
     "i2p.service",
     "i2pd.service",
     "netfilter-persistent.service",
     "nftables.service",
+    "ntpsec.service",
+    "openntpd.service",
     "systemd-resolved.service",
     "systemd-timesyncd.service",
     "tor.service",
+    "tor@.service",
     "tor@default.service",
+    "ufw.service",
 )
 
-# A gateway's only link users are its own units; whoever else configures links has no work there.
-_HELD_BY_GATEWAYS = (
-    *_HELD_BY_ALL,
+#: What could bring a link up, in Debian 12 and 13: each has a drop-in that requires all three
+#: steps.
+RAISERS = (
     "ModemManager.service",
     "NetworkManager.service",
+    "cloud-init-local.service",
+    "cloud-init-main.service",
+    "cloud-init-network.service",
+    "cloud-init.service",
+    "connman.service",
+    "dhcpcd.service",
+    "dhcpcd@.service",
+    "hostapd.service",
+    "hostapd@.service",
+    "ifplugd.service",
+    "ifup@.service",
+    "iwd.service",
+    "netctl-auto@.service",
+    "netctl-ifplugd@.service",
+    "netctl.service",
+    "netctl@.service",
+    "netplug.service",
     "networking.service",
     "systemd-networkd.service",
+    "wpa_supplicant-nl80211@.service",
+    "wpa_supplicant-wired@.service",
     "wpa_supplicant.service",
+    "wpa_supplicant@.service",
+)
+
+# A gateway's only link users are its own units; whoever else configures links has no work there,
+# nor have the network namespaces of Tails.
+_HELD_BY_GATEWAYS = (*_HELD_BY_ALL, *RAISERS, "tails-create-netns.service")
+
+# Nobody logs in to a machine that did not become what it was meant to be; whatever starts a getty
+# (systemd-logind does, when the user changes the terminal) meets these.
+_HELD_BY_QUARANTINE = (
+    *_HELD_BY_GATEWAYS,
+    "console-getty.service",
+    "getty@.service",
+    "serial-getty@.service",
 )
 
 
@@ -130,7 +168,7 @@ PROFILES: Mapping[Profile, ProfileFacts] = MappingProxyType(
                 "no network at all, and it says why",
                 "a bad token, or any error on the way to a profile",
                 target="tails-profiles-quarantine.target",
-                held=_HELD_BY_GATEWAYS,
+                held=_HELD_BY_QUARANTINE,
             ),
         )
     }

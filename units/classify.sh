@@ -12,6 +12,8 @@
 #   tp_reason     in quarantine, what is wrong, in words
 #   tp_settings   1 if the chassis promises a settings disk, else 0
 #
+# contained    starts one process; true in a container, whose DMI is its host's.
+#
 # The caller's environment holds every word of the kernel command line: each variable is assigned
 # before it is read.
 
@@ -89,4 +91,16 @@ classify() {
         tp_profile=quarantine tp_field=chassis_asset_tag tp_settings=0
         tp_reason='it promises settings without a token'
     fi
+}
+
+# What PID 1 believes of containers it may have from its environment, and thus from the kernel's
+# command line: "container=lxc" there must not switch us off. The kernel numbers the first PID
+# namespace 0xEFFFFFFC (PROC_PID_INIT_INO in its linux/proc_ns.h), and no other; every container has
+# one of its own. No answer is no container.
+contained() {
+    case $(readlink /proc/self/ns/pid) in
+        'pid:[4026531836]') return 1 ;;
+        'pid:['*) return 0 ;;
+    esac
+    return 1
 }

@@ -7,8 +7,11 @@ What stands in, and is all that does:
 - DMI: an overlay over ``/sys/class`` with the fields' files;
 - hardware: veth pairs, given a ``device`` by an overlay over their sysfs directory, and an entry
   in udev's database (no udevd runs: sysfs is read-only here);
-- systemd knows that it is in a container; the units' condition on that is reset by drop-ins, and
-  the generator is started through a wrapper that hides that one variable.
+- systemd believes that it is in a container, as it does on a machine with ``container=lxc`` on its
+  kernel command line; the number of the PID namespace, by which we know better, is that of the
+  first one through a wrapper of ``readlink``;
+- screens and the first serial port: pseudo-terminals, whose other ends are read outside;
+- SMBIOS tables, where a test asks for them: files over ``/sys/firmware``; a file is ``/dev/mem``.
 """
 
 import contextlib
@@ -16,32 +19,45 @@ import ctypes
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
+import struct
 import subprocess
 import textwrap
 import time
+import tty
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.sabotage.root import base, layer
+from tests.sabotage.root import SUITES, base, layer
 
 FACTOR = float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
 LEASE = "tails-profiles-lease.service"
 OUR_UNITS = ("lockdown", "firewall", "links")
+TERMINALS = ("ttyS0", "tty1")
 TOR_LINKS = {"eth0": "00:55:44:33:22:21", "eth1": "00:55:44:33:22:11"}
 I2P_LINKS = {"eth0": "00:55:44:33:22:22", "eth1": "00:55:44:33:22:12"}
 APP_LINKS = {"eth0": "00:11:22:33:44:55"}
 
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 0x0003
+_SOL_PACKET = 263
+_PACKET_STATISTICS = 6
+_OUTGOING = 4
+#: For local experiments (IEEE 802): nothing in these tests sends it.
+_CANARY = bytes.fromhex("ffffffffffff 020000000001 88b5")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine to boot. ``files`` are written into the root, ``None`` deletes."""
+    """One machine to boot. ``files`` are written into the root, ``None`` deletes.
+
+    ``tables`` are an SMBIOS entry point and its structures; without ``memory`` there is no
+    ``/dev/mem``. ``container`` boots without the door that makes us believe in a machine.
+    """
 
     dmi: Mapping[str, bytes] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
@@ -49,6 +65,10 @@ class Machine:
     masked: Sequence[str] = ()
     arguments: Sequence[str] = ()
     ours: bool = True
+    suite: str = SUITES[0]
+    tables: tuple[bytes, bytes] | None = None
+    memory: bool = True
+    container: bool = False
 
 
 # Runs as the parent of PID 1, in the new namespaces; $1 is the work directory (a tmpfs).
@@ -79,6 +99,12 @@ mount -t tmpfs tmpfs "$root/dev/shm"
 : > "$work/console"
 : > "$root/dev/console"
 mount --bind "$work/console" "$root/dev/console"
+for pair in $4; do
+    : > "$root/dev/${pair%%=*}"
+    mount --bind "${pair#*=}" "$root/dev/${pair%%=*}"
+done
+[ ! -e "$work/mem" ] || cp "$work/mem" "$root/dev/mem"
+[ ! -d "$work/firmware" ] || mount --bind "$work/firmware" "$root/sys/firmware"
 
 mkdir -p "$work/dmi/work"
 mount -t overlay overlay "$root/sys/class" \
@@ -96,21 +122,18 @@ mount -o remount,bind,ro "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mkdir -p "$root/run/lab"
 cd "$root"
-shift 3
+shift 4
 exec env -i container=lxc PATH=/usr/sbin:/usr/bin chroot "$root" /usr/lib/systemd/systemd "$@"
 """
 
 # Test-only: see the module's docstring.
 _DOORS = {
-    **{
-        f"etc/systemd/system/tails-profiles-{unit}.service.d/lab.conf": (
-            "[Unit]\nConditionVirtualization=\n[Service]\nEnvironment=SYSTEMD_DEVICE_VERIFY_SYSFS=0\n"
-        )
-        for unit in OUR_UNITS
-    },
-    "etc/systemd/system-generators/tails-profiles-generator": (
-        "#!/bin/sh\nunset SYSTEMD_VIRTUALIZATION\n"
-        'exec /usr/lib/systemd/system-generators/tails-profiles-generator "$@"\n'
+    "etc/systemd/system/tails-profiles-links.service.d/lab.conf": (
+        "[Service]\nEnvironment=SYSTEMD_DEVICE_VERIFY_SYSFS=0\n"
+    ),
+    "usr/bin/readlink": (
+        '#!/bin/sh\n[ "$*" != /proc/self/ns/pid ] || exec echo "pid:[4026531836]"\n'
+        'exec /usr/bin/readlink.real "$@"\n'
     ),
 }
 
@@ -145,9 +168,28 @@ class Boot:
             # Outside, nothing talks by itself: every frame that is seen came from the guest.
             Path(f"/proc/sys/net/ipv6/conf/out-{name}/disable_ipv6").write_text("1")
             _run("ip", "link", "set", f"out-{name}", "arp", "off", "up")
-        self.capture = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        self._start_capture()
+        self._terminals = {name: os.openpty() for name in TERMINALS}
+        for _, slave in self._terminals.values():
+            tty.setraw(slave)
+        self._said = dict.fromkeys(TERMINALS, b"")
         self._start()
         return self
+
+    def _start_capture(self) -> None:
+        # A pair of its own carries the canaries: what arrives on it has crossed a link as well.
+        _run("ip", "link", "add", "out-canary", "type", "veth", "peer", "name", "in-canary")
+        for name in ("out-canary", "in-canary"):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+            _run("ip", "link", "set", name, "arp", "off", "up")
+        self.capture = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        self.capture.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self.capture.settimeout(10 * FACTOR)
+        self._canary = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self._canary.bind(("in-canary", 0))
+        self._canaries = 0
+        self._frames: list[bytes] = []
+        assert self.frames() == []
 
     def _enter_network(self) -> None:
         # This process stands outside of the machine: a network namespace of its own.
@@ -158,8 +200,8 @@ class Boot:
 
     def _write_files(self) -> None:
         upper = self.work / "upper"
-        files: dict[str, str | None] = {**_IMAGE, **(_DOORS if self.machine.ours else {})}
-        files.update(self.machine.files)
+        doors = _DOORS if self.machine.ours and not self.machine.container else {}
+        files: dict[str, str | None] = {**_IMAGE, **doors, **self.machine.files}
         for unit in self.machine.masked:
             path = upper / "etc/systemd/system" / unit
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +215,22 @@ class Boot:
                 continue
             path.write_text(text)
             path.chmod(0o755 if text.startswith("#!") else 0o600 if "nmconn" in name else 0o644)
+        if doors:
+            shutil.copy(
+                base(self.machine.suite) / "usr/bin/readlink", upper / "usr/bin/readlink.real"
+            )
+        self._write_firmware()
+
+    def _write_firmware(self) -> None:
+        if self.machine.tables is not None:
+            tables = self.work / "firmware/dmi/tables"
+            tables.mkdir(parents=True)
+            for name, content in zip(
+                ("smbios_entry_point", "DMI"), self.machine.tables, strict=True
+            ):
+                (tables / name).write_bytes(content)
+            if self.machine.memory:
+                (self.work / "mem").write_bytes(bytes(1 << 20))
         dmi = self.work / "dmi/upper/dmi/id"
         dmi.mkdir(parents=True)
         for name, value in self.machine.dmi.items():
@@ -180,13 +238,15 @@ class Boot:
 
     def _start(self) -> None:
         lower = [str(layer())] if self.machine.ours else []
-        lower.append(str(base()))
+        lower.append(str(base(self.machine.suite)))
         # The links must be in the namespace before its sysfs is arranged: the set-up waits.
         wait = 'read -r _ && exec sh -c "$0" setup "$@"'
         argv = [
             "unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork",
             "--kill-child", "sh", "-c", wait, _SETUP, str(self.work), ":".join(lower),
-            " ".join(self.machine.links), *self.machine.arguments,
+            " ".join(self.machine.links),
+            " ".join(f"{name}={os.ttyname(slave)}" for name, (_, slave) in self._terminals.items()),
+            *self.machine.arguments,
         ]  # fmt: skip
         # A control group of its own: two systemds in one would end each other's processes.
         self.cgroup = _cgroup2() / f"tails-profiles-{os.getpid()}-{self.work.name}"
@@ -227,6 +287,10 @@ class Boot:
         self.process.wait()
         self._remove_cgroups()
         self.capture.close()
+        self._canary.close()
+        for pair in self._terminals.values():
+            for descriptor in pair:
+                os.close(descriptor)
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.setns(self._old, _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")
@@ -303,17 +367,34 @@ class Boot:
         return {line.removeprefix("table ") for line in text.splitlines()}
 
     def frames(self) -> list[bytes]:
-        """Every frame that left the machine so far."""
-        self.capture.setblocking(False)
-        seen = []
+        """Every frame that left the machine so far.
+
+        A canary of its own must come through after them, and no frame may have been lost.
+        """
+        self._canaries += 1
+        canary = _CANARY + self._canaries.to_bytes(46, "big")
+        self._canary.send(canary)
         while True:
-            try:
-                frame, address = self.capture.recvfrom(65536)
-            except BlockingIOError:
-                return seen
-            # Packets that this side sent would be type 4.
-            if address[0].startswith("out-") and address[2] != 4:
-                seen.append(frame)
+            # No canary ends in TimeoutError.
+            frame, address = self.capture.recvfrom(65536)
+            if address[2] == _OUTGOING or not address[0].startswith("out-"):
+                continue
+            if address[0] != "out-canary":
+                self._frames.append(frame)
+            elif frame == canary:
+                break
+        statistics = self.capture.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+        assert struct.unpack("II", statistics)[1] == 0, "the capture lost frames"
+        return list(self._frames)
+
+    def said(self, terminal: str) -> str:
+        """What was written to a terminal so far."""
+        master = self._terminals[terminal][0]
+        os.set_blocking(master, False)
+        with contextlib.suppress(BlockingIOError):
+            while block := os.read(master, 65536):
+                self._said[terminal] += block
+        return self._said[terminal].decode(errors="replace")
 
     def console(self) -> str:
         """What was written to the console."""

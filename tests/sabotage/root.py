@@ -13,7 +13,7 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[2]
 BUILD = TOP / ".build"
-SUITE = "trixie"
+SUITES = ("trixie", "bookworm")
 PACKAGES = (
     "busybox", "dbus", "i2pd", "ifupdown", "iproute2", "kmod", "network-manager", "nftables",
     "procps", "python3-dmidecode", "python3-jinja2", "python3-pyudev", "python3-stem",
@@ -21,23 +21,23 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def base() -> Path:
+def base(suite: str = SUITES[0]) -> Path:
     """The Debian system without our packages; built when missing."""
-    key = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(" ".join((suite, *PACKAGES)).encode()).hexdigest()[:16]
     tree = BUILD / f"root-{key}"
     if tree.is_dir():
         return tree
     part = BUILD / f"root-{key}.part"
     if part.exists():
         _run("rm", "-rf", "--one-file-system", str(part))
-    print(f"making a Debian {SUITE} root directory, about a minute", flush=True)
+    print(f"making a Debian {suite} root directory, about a minute", flush=True)
     # In its own mount namespace: whatever mmdebstrap mounts ends with it.
     _run(
         "unshare", "--mount", "--propagation", "private", "mmdebstrap", "--mode=root", "--quiet",
         "--variant=apt", "--components=main", '--aptopt=Apt::Install-Recommends "false"',
         "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*", f"--include={','.join(PACKAGES)}",
-        SUITE, str(part),
+        suite, str(part),
     )  # fmt: skip
     # Caches that systemd would rebuild at every start of a fresh overlay.
     for stamp in ("etc/.updated", "var/.updated"):

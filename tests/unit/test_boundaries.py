@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles.profile import PROFILES
+from tails_profiles.profile import GATEWAYS, PROFILES, RAISERS, Profile
 
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "tails_profiles"
@@ -80,26 +80,61 @@ def test_every_held_unit_has_the_drop_in_that_holds_it() -> None:
 
 
 def test_drop_in_that_requires_one_step_requires_all_three_in_order() -> None:
-    required = 0
+    required = set()
     for path in (TOP / "units/dropins").glob("*/*.conf"):
         lines = path.read_text().splitlines()
         assert not any(line.startswith("Exec") for line in lines)
         if any(line.startswith("Requires=") for line in lines):
-            required += 1
+            required.add(path.parent.name.removesuffix(".d"))
             for key in ("Requires", "After"):
                 names = " ".join(f"tails-profiles-{step}.service" for step in STEPS)
                 assert f"{key}={names}" in lines
-    assert required >= 11
+    assert required == set(RAISERS)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_step_carries_no_condition_that_could_be_false_in_a_guest_and_no_stop(step: str) -> None:
+@pytest.mark.parametrize("profile", [*GATEWAYS, Profile.QUARANTINE])
+def test_who_could_raise_a_link_has_no_place_in_a_gateway(profile: Profile) -> None:
+    assert set(RAISERS) <= set(PROFILES[profile].held)
+
+
+def test_every_drop_in_is_of_a_unit_in_the_profile_table() -> None:
+    dropped = {path.name.removesuffix(".d") for path in (TOP / "units/dropins").iterdir()}
+    assert dropped == {unit for row in PROFILES.values() for unit in row.held}
+
+
+@pytest.mark.parametrize("step", [*STEPS, "guard"])
+def test_step_carries_no_condition_and_no_stop(step: str) -> None:
     text = (TOP / f"units/tails-profiles-{step}.service").read_text()
-    conditions = [line for line in text.splitlines() if line.startswith(("Condition", "Assert"))]
-    assert conditions == ["ConditionVirtualization=!container"]
+    # A unit that was skipped by a condition satisfies whoever requires it.
+    assert not any(line.startswith(("Condition", "Assert")) for line in text.splitlines())
     assert "\nExecStop" not in text
     assert "\nOnFailure=tails-profiles-quarantine.target\nOnFailureJobMode=isolate\n" in text
     assert "\nRemainAfterExit=yes\n" in text
+
+
+@pytest.mark.parametrize(
+    "unit",
+    sorted(
+        path.name
+        for path in (TOP / "units").iterdir()
+        if path.suffix in {".service", ".socket", ".mount"}
+        and path.name.removeprefix("tails-profiles-").removesuffix(".service")
+        not in {*STEPS, "guard", "quarantine"}
+    ),
+)
+def test_what_a_profile_starts_waits_for_the_guard(unit: str) -> None:
+    lines = (TOP / "units" / unit).read_text().splitlines()
+    if unit.endswith("-port@.service") or unit == "tails-profiles-dns.service":
+        # Started by its socket, which waits.
+        assert f"Requires={unit.removesuffix('.service').replace('@', '@%i')}.socket" in lines
+        return
+    if unit == "tails-profiles-monitor.service":
+        assert "Requires=tails-profiles-tor.service" in lines
+        return
+    for key in ("Requires", "After"):
+        assert any(
+            line.startswith(f"{key}=") and "tails-profiles-guard.service" in line for line in lines
+        )
 
 
 def test_at_most_five_exceptions_from_hardening_each_with_its_reason() -> None:

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who configures links on the image, in every arrangement in which a link once came up.
+
+Each row boots twice. With our units the link stays down, whatever is tried from inside. With the
+weaker arrangement in place of ours (an order without a requirement, a requirement in the wrong
+place, a condition) the same sabotage ends with the link up and frames on the wire.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from tests.sabotage.boot import APP_LINKS, Boot, Machine
+from tests.sabotage.expect import (
+    APP,
+    BAD,
+    DEAD_GENERATOR,
+    MANAGERS,
+    OTHER_LINK,
+    QUARANTINE,
+    nothing_up,
+)
+from tests.sabotage.root import layer
+
+pytestmark = [pytest.mark.lab, pytest.mark.boots]
+
+UNITS = "usr/lib/systemd/system"
+LIBRARY = "usr/lib/tails-profiles"
+STEPS = tuple(f"tails-profiles-{step}.service" for step in ("lockdown", "firewall", "links"))
+MANAGER_DROP_IN = f"{UNITS}/NetworkManager.service.d/50-tails-profiles.conf"
+#: The profile's own link, and one that nobody knows: what would the image do with it?
+LINKS = {**APP_LINKS, "eth2": OTHER_LINK["eth0"]}
+
+
+def without(name: str, *keys: str) -> str:
+    """One of our files, as installed, without the lines that begin with these keys."""
+    lines = (layer() / name).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(keys)]
+    assert len(kept) < len(lines)
+    return "".join(kept)
+
+
+def unrequired() -> dict[str, str | None]:
+    """Ours with everything ordered and nothing required, and no way to quarantine."""
+    units = (*STEPS, "tails-profiles-guard.service", "tails-profiles-app-guest.target")
+    return {
+        MANAGER_DROP_IN: without(MANAGER_DROP_IN, "Requires=", "ConditionPathExists="),
+        **{f"{UNITS}/{unit}": without(f"{UNITS}/{unit}", "OnFailure") for unit in units},
+    }
+
+
+def required_by_the_target() -> dict[str, str | None]:
+    """The steps required by the target that managers are ordered after."""
+    three = " ".join(STEPS)
+    return {
+        **unrequired(),
+        "etc/systemd/system/network-pre.target.d/ours.conf": (
+            f"[Unit]\nRequires={three}\nAfter={three}\n"
+        ),
+    }
+
+
+def skipped_by_a_condition() -> dict[str, str | None]:
+    """Ours with the condition that such units usually carry; PID 1 believes in a container."""
+    return {
+        f"etc/systemd/system/{unit}.d/condition.conf": (
+            "[Unit]\nConditionVirtualization=!container\n"
+        )
+        for unit in STEPS
+    }
+
+
+def kept_by_an_unknown_key() -> dict[str, str | None]:
+    """The manager itself with a key that reads well and that systemd ignores."""
+    return {
+        **unrequired(),
+        "etc/systemd/system/NetworkManager.service.d/assert.conf": (
+            '[Unit]\nAssertFirmware=!smbios-field(bios_vendor $= "tails-profile*")\n'
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sabotage. ``quarantine``: it ends there, not merely without network."""
+
+    files: Mapping[str, str | None] = field(default_factory=dict)
+    masked: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    dmi: Mapping[str, bytes] = field(default_factory=lambda: APP)
+    weaker: str = "unrequired"
+    quarantine: bool = True
+
+
+# Where the generator is dead the image's own target is started.
+ROWS = {
+    "a step fails": Row({f"{LIBRARY}/rulesets/app-guest.nft": None}),
+    "a step fails, and another target": Row(DEAD_GENERATOR),
+    "a step fails, required by network-pre": Row(DEAD_GENERATOR, weaker="required_by_the_target"),
+    "an unknown key": Row(DEAD_GENERATOR, weaker="kept_by_an_unknown_key"),
+    "container= on the kernel's command line": Row(DEAD_GENERATOR, weaker="skipped_by_a_condition"),
+    "lockdown masked": Row(masked=STEPS[:1]),
+    "firewall masked": Row(masked=STEPS[1:2]),
+    "links masked": Row(masked=STEPS[2:]),
+    "all masked": Row(masked=STEPS),
+    # Nothing is left that could lead to quarantine.
+    "all masked, and another target": Row(DEAD_GENERATOR, STEPS, quarantine=False),
+    "lockdown's unit is missing": Row({f"{UNITS}/{STEPS[0]}": None}),
+    "all units are missing": Row({f"{UNITS}/{unit}": None for unit in STEPS}),
+    "systemd.unit=": Row(arguments=("systemd.unit=multi-user.target",)),
+    "bad token, and another target": Row(DEAD_GENERATOR, dmi=BAD),
+    "lockdown's rules are missing": Row({f"{LIBRARY}/rulesets/lockdown.nft": None}),
+    "lockdown's rules are damaged": Row({f"{LIBRARY}/rulesets/lockdown.nft": "table inet {\n"}),
+    "the link's rules are missing": Row({f"{LIBRARY}/rulesets/app-guest.tor.nft": None}),
+    "the list of held units is missing": Row({f"{LIBRARY}/held/app-guest": None}),
+    "the classifier is missing": Row({f"{LIBRARY}/classify.sh": None}),
+    "nft is missing": Row({"usr/sbin/nft": None}),
+    "Python's code is damaged": Row(
+        {"usr/lib/python3/dist-packages/tails_profiles/boot.py": "raise RuntimeError('broken')\n"}
+    ),
+    "pyudev is missing": Row({"usr/lib/python3/dist-packages/pyudev": None}),
+}
+
+
+def machine(row: Row, extra: Mapping[str, str | None]) -> Machine:
+    return Machine(
+        dmi=row.dmi, links=LINKS, files={**row.files, **extra}, masked=row.masked,
+        arguments=row.arguments,
+    )  # fmt: skip
+
+
+def sabotages() -> dict[str, Row]:
+    """The rows that are different boots while ours is in place: without what is weaker in them."""
+    different = {repr(replace(row, weaker="")): name for name, row in reversed(ROWS.items())}
+    return {name: ROWS[name] for name in reversed(different.values())}
+
+
+@pytest.mark.parametrize("row", sabotages().values(), ids=sabotages())
+def test_every_link_stays_down_whatever_is_tried_from_inside(row: Row, work: Path) -> None:
+    with Boot(machine(row, {}), work) as boot:
+        nothing_up(boot)
+        assert boot.is_active(QUARANTINE) == row.quarantine, boot.journal()
+        # By hand, by a user's program, and by whoever calls the name on the bus.
+        for manager in (*MANAGERS, "ifup@eth2.service"):
+            boot.fail(f"systemctl start {manager}")
+        boot.execute("nmcli networking on")
+        boot.fail(
+            "busctl --timeout=5 call org.freedesktop.NetworkManager /org/freedesktop/NetworkManager"
+            " org.freedesktop.DBus.Peer Ping"
+        )
+        nothing_up(boot)
+        assert not any(boot.is_active(manager) for manager in MANAGERS)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_with_the_weaker_arrangement_a_link_comes_up(row: Row, work: Path) -> None:
+    with Boot(machine(row, globals()[row.weaker]()), work) as boot:
+        boot.wait_until_settled()
+        boot.succeed("nm-online --quiet --timeout=30")
+        assert "eth2" in boot.links_up(), boot.journal()
+        assert boot.frames() != []
+
+
+# A manager of the image, real enough: it raises whatever there is and, as DHCP clients do, sends by
+# a packet socket, which no rule set of the inet family sees.
+EARLY_MANAGER = """\
+#!/usr/bin/python3 -I
+import os, socket, subprocess
+for name in os.listdir("/sys/class/net"):
+    if os.path.lexists(f"/sys/class/net/{name}/device"):
+        subprocess.run(["ip", "link", "set", "dev", name, "up"], check=True)
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sender.bind((name, 0))
+        try:
+            sender.send(bytes.fromhex("ffffffffffff 020000000002 0800") + bytes(300))
+            print("sent on", name)
+        except OSError as err:
+            print("refused on", name, err)
+"""
+EARLY_UNIT = """\
+[Unit]
+DefaultDependencies=no
+After=tails-profiles-firewall.service
+{order}
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/sbin/early-manager
+"""
+WANTED = "etc/systemd/system/sysinit.target.d/early.conf"
+
+
+def early_manager(order: str, *, held: bool) -> dict[str, str | None]:
+    files: dict[str, str | None] = {
+        "etc/systemd/system/connman.service": EARLY_UNIT.format(order=order),
+        "usr/sbin/early-manager": EARLY_MANAGER,
+        WANTED: "[Unit]\nWants=connman.service\n",
+    }
+    if not held:
+        files[f"{UNITS}/connman.service.d/50-tails-profiles.conf"] = None
+    return files
+
+
+def test_manager_between_firewall_and_links_waits_for_the_links(work: Path) -> None:
+    files = early_manager("Before=sysinit.target\n", held=True)
+    with Boot(Machine(dmi=APP, links=APP_LINKS, files=files), work) as boot:
+        boot.wait_until_settled()
+        assert boot.is_active("connman.service"), boot.execute("systemctl status connman")[1]
+        # It ran, on a link that had its name and its rules: what it sent met them.
+        assert "refused on tor" in boot.succeed("journalctl --unit=connman --output=cat")
+        assert boot.links_up() == ["tor"]
+        assert boot.frames() == []
+
+
+def test_manager_ordered_before_the_links_step_does_not_come_first(work: Path) -> None:
+    # Against our drop-in that is a contradiction: systemd drops one of the two to go on, and what
+    # requires the other is not started either.
+    files = early_manager("Before=tails-profiles-links.service\n", held=True)
+    with Boot(Machine(dmi=APP, links=APP_LINKS, files=files), work) as boot:
+        boot.wait_until_settled()
+        assert not boot.is_active("connman.service")
+        assert boot.links_up() in ([], ["tor"])
+        assert boot.frames() == []
+
+
+def test_without_our_drop_in_that_manager_raises_the_link_before_its_rules(work: Path) -> None:
+    files = early_manager("Before=tails-profiles-links.service\n", held=False)
+    with Boot(Machine(dmi=APP, links=APP_LINKS, files=files), work) as boot:
+        boot.wait_until_settled()
+        assert boot.is_active("connman.service"), boot.execute("systemctl status connman")[1]
+        assert boot.frames() != []

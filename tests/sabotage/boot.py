@@ -4,7 +4,7 @@
 What is real: systemd and its units, our packages as they ship, nft, the kernel's links and rules.
 What stands in, and is all that does:
 
-- DMI: an overlay over ``/sys/class`` with the fields' files;
+- DMI: files in a ``/sys/class`` that has little else;
 - hardware: veth pairs, given a ``device`` by an overlay over their sysfs directory, and an entry
   in udev's database (no udevd runs: sysfs is read-only here);
 - systemd believes that it is in a container, as it does on a machine with ``container=lxc`` on its
@@ -106,9 +106,14 @@ done
 [ ! -e "$work/mem" ] || cp "$work/mem" "$root/dev/mem"
 [ ! -d "$work/firmware" ] || mount --bind "$work/firmware" "$root/sys/firmware"
 
-mkdir -p "$work/dmi/work"
-mount -t overlay overlay "$root/sys/class" \
-    -o "lowerdir=$root/sys/class,upperdir=$work/dmi/upper,workdir=$work/dmi/work"
+mkdir "$work/class"
+mount --bind "$root/sys/class" "$work/class"
+mount -t tmpfs tmpfs "$root/sys/class"
+cp -R "$work/dmi" "$root/sys/class/dmi"
+for class in net tty block; do
+    mkdir "$root/sys/class/$class"
+    mount --bind "$work/class/$class" "$root/sys/class/$class"
+done
 for link in $3; do
     mkdir -p "$work/device/$link/upper" "$work/device/$link/work"
     ln -s ../../../platform "$work/device/$link/upper/device"
@@ -231,7 +236,7 @@ class Boot:
                 (tables / name).write_bytes(content)
             if self.machine.memory:
                 (self.work / "mem").write_bytes(bytes(1 << 20))
-        dmi = self.work / "dmi/upper/dmi/id"
+        dmi = self.work / "dmi/id"
         dmi.mkdir(parents=True)
         for name, value in self.machine.dmi.items():
             (dmi / name).write_bytes(value + b"\n")

@@ -3,13 +3,11 @@
 
 import contextlib
 import json
-import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -23,7 +21,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.boots]
 TOR = {"bios_vendor": b"tails-profile:tor-guest"}
 I2P = {"bios_vendor": b"tails-profile:i2p-guest"}
 # A plain file in the port's place: what was said last can be read in it.
-SERIAL = {"etc/tmpfiles.d/lab.conf": "f /dev/ttyS0 0666\n"}
 # The same program with its waits shortened.
 IMPATIENT = {
     "etc/systemd/system/tails-profiles-lease.service.d/lab.conf": (
@@ -31,13 +28,6 @@ IMPATIENT = {
         ' lease; lease.TRIES = lease.PAUSE = 1; lease.RETRY = 0.2; dhcp.main(["keep"])\'\n'
     )
 }
-
-
-@pytest.fixture
-def work() -> Iterator[Path]:
-    made = Path(mkdtemp(dir="/dev/shm", prefix="tails-profiles-"))
-    yield made
-    shutil.rmtree(made)
 
 
 @contextlib.contextmanager
@@ -110,13 +100,12 @@ def test_lease_over_our_own_networks_ends_with_the_uplink_down(work: Path) -> No
     def answer(ask: Any) -> Sequence[bytes]:
         return [reply(ask, yiaddr="10.1.2.100", router="10.1.2.99")]
 
-    machine = Machine(dmi=TOR, links=TOR_LINKS, files=SERIAL)
-    with Boot(machine, work) as boot, server(answer):
+    with Boot(Machine(dmi=TOR, links=TOR_LINKS), work) as boot, server(answer):
         wait_until(boot, f"systemctl is-failed --quiet {LEASE}")
         boot.wait_until_settled()
         assert boot.links_up() == ["inner"]
         assert not boot.is_active("tails-profiles-tor.service")
-        assert "tor-guest failed network" in boot.succeed("cat /dev/ttyS0")
+        assert "tor-guest failed network" in boot.said("ttyS0")
         assert "10.1.2.0/29" in boot.succeed("tails-profiles status")
         assert all(is_request(frame) for frame in boot.frames())
 

@@ -39,7 +39,7 @@ from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile, token
 from tails_profiles.selection import Selection, select, selection_from_json
 from tails_profiles.status import Status
-from tails_profiles.system import dmi, files
+from tails_profiles.system import dmi, files, selftest
 from tails_profiles.system import links as link_edge
 from tails_profiles.system.status import read_status
 
@@ -131,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     apply = _add(commands, "apply", _apply)
     apply.add_argument("--dry-run", action="store_true", help="print every step; change nothing")
     status = _add(commands, "status", _status)
+    check = _add(commands, "check", _check)
     token = _add(commands, "token", _token)
     _add_profile(token, GUESTS)
     token.add_argument("--hypervisor", choices=recipe.HYPERVISORS,
@@ -139,7 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     token.add_argument("--firmware", choices=recipe.FIRMWARES, default="bios",
                        help="what the machine boots with (default: bios)")  # fmt: skip
     _add_host(commands)
-    for each in (detect, show, status):
+    for each in (detect, show, status, check):
         _add_json(each)
     return parser
 
@@ -359,6 +360,27 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         _print_pairs(status.lines())
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    paths = Paths()
+    recorded = files.load_json(paths.selection)
+    selection = (
+        detect(None, paths)
+        if recorded is None
+        else selection_from_json(recorded, str(paths.selection))
+    )
+    if not selection.profile.is_guest and selection.profile is not Profile.QUARANTINE:
+        raise DetectionError(
+            f"this boot is {selection.profile}, where nothing is closed: {selection.reason}",
+            hint="run it in a guest",
+        )
+    report = selftest.run(selection.profile)
+    if arguments.json:
+        _print_json(report.to_json())
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in report.lines())
+    return 0 if report.passed else 1
 
 
 def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:

@@ -126,6 +126,20 @@ Only root sees whether the rule set is in force, and may ask Tor.
             ("tails-profiles status --json | jq .tor.percent", "for a program"),
         ),
     ),
+    "check": Help(
+        "try to get out of this guest, and report each attempt",
+        """\
+Self-test from inside a guest: try to get out in every way that its rules must stop, and
+report each attempt. OUT: it was answered. LEFT: it was on the wire. stopped: it was
+not. silent: without root nobody can watch the wire. Nobody out there is contacted: the
+addresses are those of documentation and of private ranges. The exit status is 0 only if
+nothing got out and Tor's port answers in app-guest.
+""",
+        (
+            ("tails-profiles check", "as root, in app-guest"),
+            ("tails-profiles check --json | jq .passed", "for a program"),
+        ),
+    ),
     "token": Help(
         "what a virtual machine of your own must be given",
         """\

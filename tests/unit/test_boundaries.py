@@ -28,6 +28,7 @@ PURE = (
     "qemu",
     "recipe",
     "selection",
+    "selftest",
     "session",
     "settings",
     "settings_disk",

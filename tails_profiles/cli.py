@@ -442,15 +442,10 @@ def _say(words: str) -> None:
 
 
 def _token(arguments: argparse.Namespace) -> int:
+    profile, vm, firmware = Profile(arguments.profile), arguments.vm, arguments.firmware
     if arguments.hypervisor is None:
-        sys.stdout.write(recipe.overview(Profile(arguments.profile)))
-        return 0
-    sys.stdout.write(
-        recipe.recipe(
-            Profile(arguments.profile),
-            arguments.hypervisor,
-            arguments.vm or arguments.profile,
-            arguments.firmware,
-        )
-    )
+        sys.stdout.write(recipe.overview(profile, vm, firmware))
+    else:
+        vm = profile.value if vm is None else vm
+        sys.stdout.write(recipe.recipe(profile, arguments.hypervisor, vm, firmware))
     return 0

@@ -35,19 +35,32 @@ def recipe(profile: Profile, hypervisor: str, vm: str, firmware: str = "bios") -
 
     Raises ProfilesError for a name that no hypervisor takes.
     """
-    # Of surrogates: bytes on the command line that are no UTF-8.
+    _require_name(vm)
+    make = {"virtualbox": _virtualbox, "qemu": _qemu, "libvirt": _libvirt}[hypervisor]
+    return "\n".join(make(profile, vm, firmware)) + "\n"
+
+
+def _require_name(vm: str) -> str:
+    # Printable: bytes on the command line that are no UTF-8 are not.
     if not _NAME.fullmatch(vm) or vm.startswith("-") or not vm.isprintable():
         raise ProfilesError(
             f"{vm!r} is no name of a virtual machine",
             hint="1 to 80 characters, not starting with a dash, no slash or control character",
         )
-    make = {"virtualbox": _virtualbox, "qemu": _qemu, "libvirt": _libvirt}[hypervisor]
-    return "\n".join(make(profile, vm, firmware)) + "\n"
+    return vm
 
 
-def overview(profile: Profile) -> str:
-    """The least that makes a machine a guest, in any hypervisor, and where the rest is."""
+def overview(profile: Profile, vm: str | None = None, firmware: str = "bios") -> str:
+    """The least that makes a machine a guest, in any hypervisor, and where the rest is.
+
+    Raises ProfilesError for a name that no hypervisor takes.
+    """
+    name = "NAME" if vm is None else shlex.quote(_require_name(vm))
+    more = ("" if vm is None else f" --vm {name}") + (
+        " --firmware efi" if firmware == "efi" else ""
+    )
     carried = token(profile)
+    device = virtualbox.FIRMWARE_DEVICES[firmware]
     links = [
         f"  {link.name:6}  {link.mac}  "
         + (f"NAT, {UPLINK.network}" if link.is_uplink else f"internal network {link.segment}")
@@ -59,8 +72,8 @@ def overview(profile: Profile) -> str:
             f"The token is {carried}",
             "It goes into the BIOS vendor or the system's serial number; one is enough:",
             "",
-            "  VirtualBox  VBoxManage setextradata NAME \\",
-            f"                VBoxInternal/Devices/pcbios/0/Config/DmiBIOSVendor {carried}",
+            f"  VirtualBox  VBoxManage setextradata {name} \\",
+            f"                VBoxInternal/Devices/{device}/0/Config/DmiBIOSVendor {carried}",
             f"  QEMU        -smbios type=0,vendor={carried}",
             "  libvirt     <sysinfo type='smbios'><bios>",
             f"                <entry name='vendor'>{carried}</entry></bios></sysinfo>",
@@ -74,7 +87,7 @@ def overview(profile: Profile) -> str:
             "and nothing leads past the gateways, is the whole recipe:",
             "",
             *(
-                f"  tails-profiles token {profile} --hypervisor {hypervisor}"
+                f"  tails-profiles token {profile} --hypervisor {hypervisor}{more}"
                 for hypervisor in HYPERVISORS
             ),
             "",

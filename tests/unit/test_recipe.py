@@ -232,10 +232,19 @@ def test_overview_has_the_token_every_mac_and_the_way_to_the_rest(profile: Profi
     assert max(map(len, text.splitlines())) <= recipe.WIDTH
 
 
+def test_overview_carries_name_and_firmware_on() -> None:
+    text = recipe.overview(Profile.TOR_GUEST, "my vm", "efi")
+    assert "setextradata 'my vm' " in text
+    assert "Devices/efi/0/Config/DmiBIOSVendor" in text
+    assert "--hypervisor qemu --vm 'my vm' --firmware efi\n" in text
+
+
 @pytest.mark.parametrize("name", ["-x", "a/b", "a\nb", "", "a\0b", "x" * 81])
 def test_recipe_refuses_a_name_no_hypervisor_takes(name: str) -> None:
     with pytest.raises(ProfilesError, match="no name"):
         recipe.recipe(Profile.TOR_GUEST, "virtualbox", name)
+    with pytest.raises(ProfilesError, match="no name"):
+        recipe.overview(Profile.TOR_GUEST, name)
 
 
 if __name__ == "__main__":

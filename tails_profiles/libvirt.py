@@ -197,8 +197,8 @@ def _interface(profile: Profile, link: LinkConstants) -> tuple[str, ...]:
         address = UPLINK.network.network_address
         return (
             *_why(
-                f"{link.name}: NAT with constant addresses. 10.0.2.2 is this host's loopback: the"
-                " guest's rules close it, and so should this host's.",
+                f"{link.name}: NAT with constant addresses. It offers IPv6 as well, and 10.0.2.2 is"
+                " this host's loopback: the guest's rules close both, and so should this host's.",
                 "    ",
             ),
             "    <interface type='user'>",

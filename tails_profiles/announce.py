@@ -50,6 +50,16 @@ class Announcement:
         return f"tails-profiles 1 {self.profile} {self.word}{f' {rest}' if rest else ''}\n"
 
 
+def rank(word: str, percent: int | None = None) -> int:
+    """How far a guest has come that says this; percentages lie between ``starting`` and ``ready``.
+
+    ``failed`` has none: ValueError.
+    """
+    if percent is not None:
+        return WORDS.index("starting") + 1 + percent
+    return WORDS.index(word) if word != "ready" else len(WORDS) + 100
+
+
 def parse_line(line: bytes) -> Announcement | None:
     """The announcement in one line, or None: firmware and boot loaders write there as well."""
     if len(line) > MAX_LINE or not line.isascii():

@@ -7,11 +7,11 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tails_profiles import (
     __version__,
@@ -397,9 +397,10 @@ def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
 
 
 def _host_plan(arguments: argparse.Namespace) -> int:
-    steps = launcher.make_steps(_make_plan(arguments))
+    plan = _make_plan(arguments)
+    steps = launcher.make_steps(plan)
     if arguments.format == "json":
-        _print_json([step.display() for step in steps])
+        _print_json(launch_steps.to_json(plan, steps))
     else:
         sys.stdout.write(launch_steps.display(steps))
     return 0
@@ -408,9 +409,12 @@ def _host_plan(arguments: argparse.Namespace) -> int:
 def _host_start(arguments: argparse.Namespace) -> int:
     _require_root()
     plan = _make_plan(arguments)
-    launcher.Launcher(plan, _say).start(launcher.make_steps(plan))
-    app = plan.guests[-1]
-    _say(f"everything runs; app-guest's screen: a VNC viewer at unix:{app.screen}")
+    terminal = Terminal(sys.stderr)
+    launcher.Launcher(plan, terminal.say, terminal.progress).start(launcher.make_steps(plan))
+    _say(
+        "everything runs. app-guest's screen, for a VNC viewer that takes a socket:\n"
+        f"  vncviewer {plan.guests[-1].screen}"
+    )
     return 0
 
 
@@ -424,11 +428,55 @@ def _host_status(arguments: argparse.Namespace) -> int:
     found = launcher.status(arguments.directory)
     if arguments.json:
         _print_json(found)
-    elif found:
-        _print_pairs(list(found.items()))
-    else:
+        return 0
+    if found["under_way"]:
+        sys.stdout.write(f"a {found['under_way']} is under way\n")
+    if not found["guests"]:
         sys.stdout.write("no guest was started\n")
+        return 0
+    _print_pairs([(guest["profile"], _guest_line(guest)) for guest in found["guests"]])
+    if found["rules"] is False:
+        sys.stdout.write("the host's rules are NOT in force: stop the guests\n")
     return 0
+
+
+def _guest_line(guest: Mapping[str, Any]) -> str:
+    facts = [f"running (process {guest['pid']})" if guest["running"] else "ended"]
+    if guest["word"]:
+        percent = "" if guest["percent"] is None else f" {guest['percent']} %"
+        facts.append(f"last said {guest['word']}{percent}")
+    if guest["plugged"] is not None and guest["running"]:
+        facts.append(f"uplink {'plugged in' if guest['plugged'] else 'unplugged'}")
+    if guest["screen"] and guest["running"]:
+        facts.append(f"screen {guest['screen']}")
+    return ", ".join(facts)
+
+
+class Terminal:
+    """Says what happens; what passes is one line that changes, where somebody watches."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._passing = False
+
+    def say(self, words: str) -> None:
+        """A line that stays."""
+        self._write(words, "\n")
+        self._passing = False
+
+    def progress(self, words: str) -> None:
+        """A line that the next one replaces; where nobody watches, a line."""
+        if not self._stream.isatty():
+            self.say(words)
+            return
+        self._write(words, "")
+        self._passing = True
+
+    def _write(self, words: str, end: str) -> None:
+        # To the start of the line, and delete to its end (ECMA-48, CR and EL).
+        start = "\r\033[K" if self._passing else ""
+        self._stream.write(f"{start}{words}{end}")
+        self._stream.flush()
 
 
 def _require_root() -> None:

@@ -67,7 +67,7 @@ class HostContext:
     template: ClassVar[str] = "host.nft.j2"
     gateway_user: str
     app_user: str
-    resolver: bool
+    resolver: IPv4Address | None
     udp: bool
     private: tuple[IPv4Network, ...]
 
@@ -201,10 +201,11 @@ def build_link_context(profile: Profile, link: str, variant: str = "") -> LinkCo
     return _inner_link(profile, facts, variant)
 
 
-def build_host_context(*, resolver: bool, udp: bool) -> HostContext:
+def build_host_context(*, resolver: IPv4Address | None, udp: bool) -> HostContext:
     """What the host's rule set is rendered from.
 
-    ``resolver``: tor-guest's transport looks names up. ``udp``: it needs UDP, or I2P runs.
+    ``resolver``: whom tor-guest's transport asks for names, if it does. ``udp``: it needs UDP, or
+    I2P runs.
     """
     return HostContext(
         constants.GATEWAY_USER, constants.APP_USER, resolver, udp, constants.PRIVATE_RANGES

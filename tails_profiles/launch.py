@@ -5,6 +5,7 @@ A ``LaunchPlan`` is complete: translating it (``qemu``) adds options, never a de
 looks at the machine; what must be known of it arrives as ``HostFacts``.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -60,6 +61,11 @@ class GuestPlan:
     directory: Path
 
     @property
+    def log(self) -> Path:
+        """What the hypervisor itself says; in a directory that no guest's user may write to."""
+        return self.directory.with_name(f"{self.profile}.log")
+
+    @property
     def settings_disk(self) -> Path:
         """The image that carries the settings."""
         return self.directory / "settings.iso"
@@ -81,17 +87,30 @@ class GuestPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What tells one state of the image's file from another: stat(2); ``changed`` in ns."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """Everything one launch does, in the order it starts its guests.
 
-    ``resolver`` and ``udp`` are what the gateways need beyond TCP; ``proxy`` is a proxy in a
-    private range that they may reach all the same.
+    ``resolver`` and ``udp`` are what the gateways need beyond TCP: the one address that names are
+    asked of, if any. ``proxy`` is a proxy in a private range that they may reach all the same.
+    ``sysusers`` is the file of accounts.
     """
 
     image: Path
+    image_facts: ImageFacts
     directory: Path
+    sysusers: Path
     guests: tuple[GuestPlan, ...]
-    resolver: bool
+    resolver: IPv4Address | None
     udp: bool
     proxy: tuple[IPv4Address, int] | None
     kvm: bool
@@ -107,14 +126,18 @@ class LaunchPlan:
 class HostFacts:
     """What the machine told us. ``available_memory`` is in MiB; ``now`` is its time, UTC.
 
-    ``kvm``: a probe ran a virtual machine with it. ``systemd``: it can make transient units.
+    ``image`` is None where there is no such file. ``kvm``: a probe ran a virtual machine with it.
+    ``systemd``: it can make transient units. ``resolver`` is the one that user-mode networking
+    asks: the first IPv4 server of resolv.conf(5). ``sysusers`` is the file of accounts.
     """
 
     available_memory: int
-    image_exists: bool
+    image: ImageFacts | None
     kvm: bool
     systemd: bool
     now: datetime
+    resolver: IPv4Address | None = None
+    sysusers: Path = Path("/usr/lib/sysusers.d/tails-profiles.conf")
 
 
 #: MiB beside the guests' own memory: the hypervisor's processes and what the host keeps.
@@ -140,22 +163,26 @@ def plan(
     """Decide one launch.
 
     ``clock_offsets`` holds one random number from -1 to 1 for each guest. Raises LaunchError when
-    the image is missing or the memory does not suffice.
+    the image is missing, a path cannot be used, the memory does not suffice, or bridges need names
+    and nobody here answers for them.
     """
-    if not facts.image_exists:
+    if facts.image is None:
         raise LaunchError(f"{image}: no such image", hint="name a live image with --image FILE")
+    _require_usable_paths(image, directory)
     profiles = _profiles(i2p=i2p)
     _require_memory(profiles, facts)
     tor = settings[Profile.TOR_GUEST]
     variant = guest_settings.variant(tor)
     return LaunchPlan(
         image,
+        facts.image,
         directory,
+        facts.sysusers,
         tuple(
             _guest(profile, directory, facts, settings[profile], clock_offsets[profile], i2p=i2p)
             for profile in profiles
         ),
-        resolver=variant.startswith(("tcp-dns", "tcp-udp")),
+        resolver=_resolver(variant, facts),
         udp=i2p or variant.startswith("tcp-udp"),
         proxy=guest_settings.private_proxy(tor),
         kvm=facts.kvm,
@@ -188,6 +215,42 @@ def _guest(
         GATEWAY_USER if profile.is_gateway else APP_USER,
         directory / profile,
     )
+
+
+def _resolver(variant: str, facts: HostFacts) -> IPv4Address | None:
+    if not variant.startswith(("tcp-dns", "tcp-udp")):
+        return None
+    if facts.resolver is None:
+        raise LaunchError(
+            "these bridges are found by name, and this machine has no IPv4 resolver",
+            hint="/etc/resolv.conf names none; or use bridges that need no names (obfs4)",
+        )
+    return facts.resolver
+
+
+#: sockaddr_un(7) has room for 107 bytes; this is the longest name below the directory.
+_LONGEST_SOCKET = "/app-guest/monitor"
+#: What a shell, QEMU's options, socat's addresses and systemd's properties all take as it is.
+_PLAIN = re.compile(r"[A-Za-z0-9_./+=@-]+")
+#: Characters of an image's path that would have to be escaped in four languages at once.
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f\\\"$%:]")
+
+
+def _require_usable_paths(image: Path, directory: Path) -> None:
+    if not directory.is_absolute() or not _PLAIN.fullmatch(str(directory)):
+        raise LaunchError(
+            f"{str(directory)!r} cannot hold the sockets of the guests",
+            hint="an absolute path of letters, digits and _ . / + = @ -",
+        )
+    if len(f"{directory}{_LONGEST_SOCKET}".encode()) > 107:
+        raise LaunchError(
+            f"{directory}: too long for the path of a socket", hint="at most 89 bytes"
+        )
+    if _UNUSABLE.search(str(image)):
+        raise LaunchError(
+            f"the image's path {str(image)!r} holds a character that cannot be passed on",
+            hint='give it a path without control characters and without " $ % : and backslash',
+        )
 
 
 def _require_memory(profiles: Sequence[Profile], facts: HostFacts) -> None:

@@ -1,33 +1,81 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Turn a ``LaunchPlan`` into the ordered steps that carry it out.
 
-``host plan`` prints these steps, ``host start`` carries the same ones out, and each can be pasted
-into a root shell.
+``host plan`` prints these steps as a script for bash, and ``host start`` carries the same ones out.
 """
 
 import base64
 import gzip
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tails_profiles import firewall, qemu, settings_disk
 from tails_profiles import settings as guest_settings
 from tails_profiles.command import Command
 from tails_profiles.constants import LINK_GROUP
-from tails_profiles.launch import GuestPlan, LaunchPlan
+from tails_profiles.launch import GuestPlan, ImageFacts, LaunchPlan
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render
 
 HOST_TABLE = "inet tails_profiles_host"
-SYSUSERS = "/usr/lib/sysusers.d/tails-profiles.conf"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRules:
+    """Load the host's rule set, in one transaction."""
+
+    text: str
+
+    def display(self) -> str:
+        """Lines for a shell."""
+        return f"/usr/sbin/nft -f - <<'END'\n{self.text}END"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReadable:
+    """See that the user of a guest's machine may read the image."""
+
+    user: str
+    image: Path
+
+    @property
+    def command(self) -> Command:
+        """The command that tells; its status is 0 if so."""
+        return Command(
+            (
+                "/usr/bin/setpriv", f"--reuid={self.user}", f"--regid={self.user}",
+                "--clear-groups", "--", "/usr/bin/test", "-r", str(self.image),
+            )
+        )  # fmt: skip
+
+    def display(self) -> str:
+        """A line for a shell."""
+        return self.command.display()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckImage:
+    """See that the image is still the file that the plan was made for."""
+
+    image: Path
+    facts: ImageFacts
+
+    def display(self) -> str:
+        """A line for a shell."""
+        facts = self.facts
+        seconds, rest = divmod(facts.changed, 10**9)
+        expected = f"{facts.device} {facts.inode} {facts.size} {seconds}.{rest:09}"
+        path = shlex.quote(str(self.image))
+        return f"unchanged {path} '{expected}'"
 
 
 @dataclass(frozen=True, slots=True)
 class WriteDisk:
-    """Write a guest's settings disk."""
+    """Write a guest's settings disk: root's file, which the guest's user may read."""
 
     guest: GuestPlan
     image: bytes = field(repr=False)
@@ -36,19 +84,31 @@ class WriteDisk:
         """A line for a shell; the image compresses to a few hundred bytes."""
         text = base64.b64encode(gzip.compress(self.image, mtime=0)).decode()
         path = shlex.quote(str(self.guest.settings_disk))
-        return f"echo {text} | base64 -d | gunzip > {path}"
+        owner = f"/usr/bin/install -m 0440 -o root -g {self.guest.user} /dev/stdin {path}"
+        return f"echo {text} | base64 -d | gunzip | {owner}"
 
 
 @dataclass(frozen=True, slots=True)
 class StartMachine:
-    """Start a guest's machine, which goes on running; it is paused until it is told to go."""
+    """Start a guest's machine, which goes on running; it is paused until it is told to go.
+
+    Without systemd ``command`` becomes the machine; with it, it ends when ``unit`` runs.
+    """
 
     guest: GuestPlan
     command: Command
+    unit: str | None
 
     def display(self) -> str:
-        """A line for a shell."""
-        return f"{self.command.display()} &"
+        """Lines for a shell: start it, then wait for its sockets."""
+        guest = self.guest
+        started = self.command.display()
+        if self.unit is None:
+            started = f"{started} </dev/null >>{guest.log} 2>&1 &"
+        lines = [started, f"appears {guest.monitor}"]
+        if guest.profile.is_gateway:
+            lines.append(f"listen {guest.profile} {guest.serial}")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +121,8 @@ class Monitor:
 
     def display(self) -> str:
         """A line for a shell."""
-        words = [
-            json.dumps({"execute": "qmp_capabilities"}),
-            json.dumps({"execute": self.command, "arguments": dict(self.arguments)}),
-        ]
-        lines = " ".join(shlex.quote(word) for word in words)
-        return f"printf '%s\\n' {lines} | socat -t 5 - UNIX-CONNECT:{self.guest.monitor}"
+        text = json.dumps({"execute": self.command, "arguments": dict(self.arguments)})
+        return f"monitor {self.guest.monitor} {shlex.quote(text)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +134,51 @@ class Await:
 
     def display(self) -> str:
         """A line for a shell."""
-        said = f"tails-profiles 1 {self.guest.profile} {self.word}"
-        return f"socat -u UNIX-CONNECT:{self.guest.serial} - | grep -m 1 {shlex.quote(said)}"
+        return f"says {self.guest.profile} {self.word}"
 
 
-Step = Command | WriteDisk | StartMachine | Monitor | Await
+Step = Command | LoadRules | CheckReadable | CheckImage | WriteDisk | StartMachine | Monitor | Await
+
+#: What the printed lines use: a socket is waited for, QEMU is asked, a gateway is listened to from
+#: its first word on. "says" has no time limit: Ctrl-C ends the wait.
+PRELUDE = """\
+set -eu
+declare -A port
+appears() { until [ -S "$1" ]; do kill -0 "${!:-$$}"; sleep 0.1; done; }
+unchanged() {
+    [ "$(stat -L -c '%d %i %s %.9Y' "$1")" = "$2" ] || { echo "$1 has changed" >&2; return 1; }
+}
+monitor() {
+    local line status=1
+    coproc asker { exec socat - "UNIX-CONNECT:$1"; }
+    exec {answers}<&"${asker[0]}"
+    printf '%s\\n' '{"execute": "qmp_capabilities"}' "$2" >&"${asker[1]}"
+    read -r line <&"$answers" && read -r line <&"$answers" &&
+        while read -r line <&"$answers"; do
+            case $line in
+                *'"error"'*) printf '%s\\n' "$line" >&2; break ;;
+                *'"return"'*) status=0; break ;;
+            esac
+        done
+    exec {answers}<&-
+    kill "$asker_PID" && wait "$asker_PID" || :
+    return "$status"
+}
+listen() { exec {descriptor}< <(exec socat -u "UNIX-CONNECT:$2" -); port[$1]=$descriptor; }
+says() {
+    local line
+    while IFS= read -r line <&"${port[$1]}"; do
+        line=${line%$'\\r'}
+        case $line in
+            "tails-profiles 1 $1 $2") printf '%s: %s\\n' "$1" "$2"; return ;;
+            "tails-profiles 1 $1 failed "* | "tails-profiles 1 quarantine "*)
+                printf '%s\\n' "$line" >&2; return 1 ;;
+        esac
+    done
+    echo "$1: ended before it said $2" >&2
+    return 1
+}
+"""
 
 
 def steps(plan: LaunchPlan, seeds: Mapping[Profile, bytes]) -> tuple[Step, ...]:
@@ -90,15 +186,18 @@ def steps(plan: LaunchPlan, seeds: Mapping[Profile, bytes]) -> tuple[Step, ...]:
     return (
         *_prepare(plan),
         *(step for guest in plan.guests for step in _start(guest, plan, seeds[guest.profile])),
+        CheckImage(plan.image, plan.image_facts),
     )
 
 
 def _prepare(plan: LaunchPlan) -> Iterator[Step]:
-    yield Command(("/usr/bin/systemd-sysusers", SYSUSERS))
-    # Before any machine runs: what its user may send.
-    yield Command(("/usr/sbin/nft", "-f", "-"), stdin=host_rules(plan))
+    yield Command(("/usr/bin/systemd-sysusers", str(plan.sysusers)))
+    for user in sorted({guest.user for guest in plan.guests}):
+        yield CheckReadable(user, plan.image)
     install = ("/usr/bin/install", "-d")
     yield Command((*install, "-m", "0711", str(plan.directory)))
+    # Before any machine runs: what its user may send. The directory tells that they are there.
+    yield LoadRules(host_rules(plan))
     # Set-group-id: the sockets belong to the group that both users share.
     yield Command((*install, "-m", "2770", "-g", LINK_GROUP, str(plan.link_directory)))
 
@@ -119,7 +218,10 @@ def _start(guest: GuestPlan, plan: LaunchPlan, seed: bytes) -> Iterator[Step]:
     )  # fmt: skip
     data = guest_settings.serialize(guest.settings)
     yield WriteDisk(guest, settings_disk.build(data, seed))
-    yield StartMachine(guest, qemu.guest_command(guest, plan))
+    unit = qemu.unit_name(guest.profile) if plan.systemd else None
+    yield StartMachine(guest, qemu.guest_command(guest, plan), unit)
+    # It has the image open by now: the same file for every guest.
+    yield CheckImage(plan.image, plan.image_facts)
     uplinks = [link.name for link in guest.links if link.is_uplink]
     for name in uplinks:
         yield Monitor(guest, "set_link", {"name": f"nic-{name}", "up": False})
@@ -132,12 +234,47 @@ def _start(guest: GuestPlan, plan: LaunchPlan, seed: bytes) -> Iterator[Step]:
         yield Await(guest, "ready")
 
 
-def display(plan_steps: tuple[Step, ...]) -> str:
-    """All steps for a root shell, a line each; standard input as here-documents."""
-    lines = []
-    for step in plan_steps:
-        line = step.display()
-        if isinstance(step, Command) and step.stdin is not None:
-            line = f"{line} <<'END'\n{step.stdin}END"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+def display(plan_steps: Sequence[Step]) -> str:
+    """All steps as a script for bash, for root."""
+    return "\n".join((PRELUDE, *(step.display() for step in plan_steps))) + "\n"
+
+
+def to_json(plan: LaunchPlan, plan_steps: Sequence[Step]) -> dict[str, Any]:
+    """The stable keys of ``host plan --format json``; docs/launch.md."""
+    return {
+        "version": 1,
+        "image": str(plan.image),
+        "directory": str(plan.directory),
+        "accelerator": "kvm" if plan.kvm else "tcg",
+        "runner": "systemd" if plan.systemd else "setpriv",
+        "guests": [
+            {
+                "profile": guest.profile.value,
+                "token": guest.token,
+                "memory": guest.machine.memory,
+                "processors": guest.machine.processors,
+                "user": guest.user,
+                "clock": f"{guest.clock:%Y-%m-%dT%H:%M:%SZ}",
+                "links": [
+                    {"name": link.name, "mac": link.mac, "uplink": link.is_uplink}
+                    for link in guest.links
+                ],
+                "argv": list(qemu.qemu_argv(guest, plan)),
+            }
+            for guest in plan.guests
+        ],
+        "prelude": PRELUDE,
+        "steps": [{"kind": _KINDS[type(step)], "shell": step.display()} for step in plan_steps],
+    }
+
+
+_KINDS: Mapping[type, str] = {
+    Command: "command",
+    LoadRules: "rules",
+    CheckReadable: "check-readable",
+    CheckImage: "check-image",
+    WriteDisk: "settings-disk",
+    StartMachine: "machine",
+    Monitor: "monitor",
+    Await: "await",
+}

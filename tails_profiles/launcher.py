@@ -1,50 +1,79 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Carry a launch out, and take everything back: when it fails, when it is interrupted, on ``stop``.
-
-What was started is written to ``launch.json`` before the next step, so that ``stop`` finds it
-whatever became of ``start``.
-"""
+"""Carry a launch out, and take everything back when it fails or is interrupted."""
 
 import contextlib
-import fcntl
 import os
 import random
-import shutil
-import stat
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tails_profiles import launch, launch_steps, qemu, settings_disk
-from tails_profiles.announce import Announcement
+from tails_profiles.announce import Announcement, rank
 from tails_profiles.command import Command
-from tails_profiles.errors import CommandError, LaunchError, ProfilesError
-from tails_profiles.launch import GuestPlan, HostFacts, LaunchPlan
-from tails_profiles.launch_steps import Await, Monitor, StartMachine, Step, WriteDisk
+from tails_profiles.errors import CommandError, LaunchError
+from tails_profiles.launch import GuestPlan, HostFacts, ImageFacts, LaunchPlan
+from tails_profiles.launch_steps import (
+    Await,
+    CheckImage,
+    CheckReadable,
+    LoadRules,
+    Monitor,
+    StartMachine,
+    Step,
+    WriteDisk,
+)
 from tails_profiles.profile import GUESTS, Profile
+from tails_profiles.running import (
+    Guest,
+    Limits,
+    Say,
+    limits,
+    never_failing,
+    require_nothing_runs,
+    require_ours,
+    state_path,
+    status,
+    stop,
+    take_back,
+)
 from tails_profiles.settings import Settings
-from tails_profiles.system import files, machines, qmp
-from tails_profiles.system.machines import Process
+from tails_profiles.system import files, machines, nft, qmp
+from tails_profiles.system.interrupts import Interrupts
+from tails_profiles.system.lock import locked
+from tails_profiles.system.machines import Words
 from tails_profiles.system.process import run
 
+__all__ = ["DIRECTORY", "Launcher", "Limits", "make_plan", "make_steps", "status", "stop"]
+
 DIRECTORY = Path("/run/tails-profiles-host")
-NFT = "/usr/sbin/nft"
+#: Beside the package in a source tree.
+_SYSUSERS = Path(__file__).resolve().parents[1] / "sysusers/tails-profiles.conf"
+_SYSUSERS_INSTALLED = Path("/usr/lib/sysusers.d/tails-profiles.conf")
 
-#: Seconds: without hardware virtualization everything takes about ten times as long.
-SILENCE_KVM, SILENCE_TCG = 120.0, 900.0
-POWER_OFF_KVM, POWER_OFF_TCG = 30.0, 90.0
 
-Say = Callable[[str], None]
+def image_facts(image: Path) -> ImageFacts | None:
+    """The state of the image's file, or None where there is no such file."""
+    try:
+        found = image.stat()
+    except OSError:
+        return None
+    if not image.is_file():
+        return None
+    return ImageFacts(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def host_facts(image: Path) -> HostFacts:
     """Look at this machine."""
     return HostFacts(
         machines.available_memory(),
-        image.is_file(),
+        image_facts(image),
         machines.accelerator_works("kvm", qemu.QEMU, qemu.CPU_MODEL),
         Path("/run/systemd/system").is_dir(),
         datetime.now(UTC),
+        machines.resolver(),
+        _SYSUSERS if _SYSUSERS.is_file() else _SYSUSERS_INSTALLED,
     )
 
 
@@ -54,7 +83,9 @@ def make_plan(
     """The plan for this machine, with fresh clock offsets. Raises LaunchError."""
     draw = random.SystemRandom()
     offsets = {profile: draw.uniform(-1, 1) for profile in GUESTS}
-    return launch.plan(image.resolve(), directory, host_facts(image), settings, offsets, i2p=i2p)
+    return launch.plan(
+        image.resolve(), directory.absolute(), host_facts(image), settings, offsets, i2p=i2p
+    )
 
 
 def make_steps(plan: LaunchPlan) -> tuple[Step, ...]:
@@ -65,179 +96,225 @@ def make_steps(plan: LaunchPlan) -> tuple[Step, ...]:
 
 
 class Launcher:
-    """One launch under way. ``say`` is told, in words, what happens."""
+    """One launch under way. ``say`` is told, in words, what happens; ``progress`` what passes.
 
-    def __init__(self, plan: LaunchPlan, say: Say) -> None:
+    ``within`` replaces the time limits of the plan's accelerator.
+    """
+
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        say: Say,
+        progress: Say | None = None,
+        within: Limits | None = None,
+    ) -> None:
         self._plan = plan
-        self._say = say
-        self._processes: dict[Profile, Process] = {}
-        self._serials: dict[Profile, Iterator[Announcement]] = {}
-        self._silence = SILENCE_KVM if plan.kvm else SILENCE_TCG
+        self._say = never_failing(say)
+        self._progress = never_failing(progress or say)
+        self._limits = within or limits(kvm=plan.kvm)
+        self._guests: dict[Profile, Guest] = {}
+        self._words: dict[Profile, Words] = {}
+        self._interrupts = Interrupts()
 
     def start(self, steps: tuple[Step, ...]) -> None:
         """Carry out all steps, or none: whatever raises here has been taken back."""
-        with _locked(self._plan.directory):
-            running = read_state(self._plan.directory)
-            if running and any(map(machines.is_running, running.values())):
-                raise LaunchError(
-                    f"guests run already: {', '.join(running)}",
-                    hint="see them with 'tails-profiles host status', or stop them first",
-                )
+        directory = self._plan.directory
+        with self._interrupts, locked(directory, "start"):
+            require_nothing_runs(directory)
+            require_ours(directory)
+            _require_programs()
             if not self._plan.kvm:
                 self._say(
                     "no hardware virtualization that works: emulating, about ten times slower"
                 )
             try:
+                # What an earlier launch left behind, if it was killed.
+                take_back(directory, self._say)
                 for step in steps:
-                    self.carry_out(step)
+                    self._carry_out_named(step)
             # Ctrl-C too: everything that was started is stopped.
             except BaseException:
-                _stop(self._plan.directory, self._say, patience=0.0)
+                take_back(directory, self._say)
                 raise
+            finally:
+                for words in self._words.values():
+                    words.close()
+
+    def _carry_out_named(self, step: Step) -> None:
+        try:
+            self.carry_out(step)
+            self._require_alive()
+        except OSError as err:
+            where = f"{err.filename}: " if err.filename else ""
+            raise LaunchError(
+                f"{where}{err.strerror or err}", hint=f"in {self._plan.directory}"
+            ) from err
 
     def carry_out(self, step: Step) -> None:
         """One step."""
         if isinstance(step, Command):
             run(step)
+        elif isinstance(step, LoadRules):
+            nft.load(step.text, "the host's rules")
+        elif isinstance(step, CheckReadable):
+            _check_readable(step)
+        elif isinstance(step, CheckImage):
+            _check_image(step)
         elif isinstance(step, WriteDisk):
-            self._write_disk(step)
+            _write_disk(step)
         elif isinstance(step, StartMachine):
             self._start_machine(step)
         elif isinstance(step, Monitor):
-            qmp.execute(step.guest.monitor, step.command, step.arguments)
+            self._monitor(step)
         else:
             self._await(step)
-
-    def _write_disk(self, step: WriteDisk) -> None:
-        # The directory is the guest's user's; the file is root's, and readable for that user.
-        path = step.guest.settings_disk
-        try:
-            path.write_bytes(step.image)
-            group = path.parent.stat().st_gid
-            os.chown(path, 0, group)
-            path.chmod(stat.S_IRUSR | stat.S_IRGRP)
-        except OSError as err:
-            raise LaunchError(f"{path} cannot be written: {err.strerror}") from err
 
     def _start_machine(self, step: StartMachine) -> None:
         guest = step.guest
         self._say(f"{guest.profile}: starting")
-        process = machines.start(step.command, self._plan.directory / f"{guest.profile}.log")
-        self._processes[guest.profile] = process
-        write_state(self._plan, self._processes)
-        try:
-            machines.connect(guest.monitor, process, 60).close()
+        with self._named(guest):
+            # Nothing is started that nobody has written down.
+            with self._interrupts.held():
+                process = (
+                    machines.start(step.command, guest.log)
+                    if step.unit is None
+                    else machines.start_unit(step.command, step.unit)
+                )
+                self._guests[guest.profile] = Guest(process)
+                self._write_state()
+            machines.connect(guest.monitor, process, self._limits.answer).close()
             if guest.profile.is_gateway:
-                serial = machines.connect(guest.serial, process, 60)
-                self._serials[guest.profile] = machines.announcements(serial, self._silence)
-        except LaunchError as err:
-            raise LaunchError(f"{guest.profile}: {err}", hint=self._last_words(guest)) from err
+                serial = machines.connect(guest.serial, process, self._limits.answer)
+                self._words[guest.profile] = Words(serial)
+
+    def _monitor(self, step: Monitor) -> None:
+        with self._named(step.guest):
+            qmp.execute(step.guest.monitor, step.command, step.arguments, self._limits.answer)
+        if step.command == "set_link":
+            self._guests[step.guest.profile].plugged = bool(step.arguments["up"])
+            self._write_state()
 
     def _await(self, step: Await) -> None:
-        guest = step.guest
+        guest, known = step.guest, self._guests[step.guest.profile]
+        words = self._words[guest.profile]
+        wanted = rank(step.word)
+        with self._named(guest, f", before it said {step.word!r}"):
+            while known.rank < wanted:
+                deadline = time.monotonic() + self._limits.silence
+                self._hear(guest, known, words, deadline)
+        if known.rank > wanted:
+            raise LaunchError(f"{guest.profile}: said {known.word!r} without {step.word!r}")
+
+    def _hear(self, guest: GuestPlan, known: Guest, words: Words, deadline: float) -> None:
+        # Until it has come further: one that says the same for ever gets no more time by it.
+        while True:
+            said = words.next(deadline, self._require_alive)
+            if said is None:
+                raise LaunchError(f"came no further for {self._limits.silence:.0f} s")
+            _refuse_failure(guest, said)
+            reached = rank(said.word, said.percent)
+            if reached > known.rank:
+                break
+        known.word, known.percent, known.rank = said.word, said.percent, reached
+        self._write_state()
+        if said.percent is None:
+            self._say(f"{guest.profile}: {said.word}")
+        else:
+            self._progress(f"{guest.profile}: {said.word} {said.percent} %")
+
+    @contextlib.contextmanager
+    def _named(self, guest: GuestPlan, when: str = "") -> Iterator[None]:
+        # Words of what has no name of its own get the guest's, and what QEMU printed last.
         try:
-            for said in self._serials[guest.profile]:
-                _refuse_failure(guest, said)
-                self._say(f"{guest.profile}: {_words(said.word, said.percent)}")
-                if said.word == step.word:
-                    return
+            yield
         except LaunchError as err:
+            if err.message.startswith(tuple(f"{profile}: " for profile in GUESTS)):
+                raise
             raise LaunchError(
-                f"{guest.profile}: {err}, before it said {step.word!r}",
-                hint=self._last_words(guest),
+                f"{guest.profile}: {err}{when}", hint=_last_words(guest) or err.hint
             ) from err
-        raise LaunchError(f"{guest.profile}: ended before it said {step.word!r}")
 
-    def _last_words(self, guest: GuestPlan) -> str | None:
-        with contextlib.suppress(OSError):
-            log = self._plan.directory / f"{guest.profile}.log"
-            lines = log.read_text(errors="replace").strip().splitlines()
-            if lines:
-                return f"QEMU said: {lines[-1][:200]}"
-        return None
+    def _require_alive(self) -> None:
+        for profile, guest in self._guests.items():
+            if not machines.is_running(guest.process):
+                plan = next(each for each in self._plan.guests if each.profile is profile)
+                said = f"after it said {guest.word!r}" if guest.word else "before it said a word"
+                raise LaunchError(
+                    f"{profile}: the virtual machine ended"
+                    + (f", {said}" if profile.is_gateway else ""),
+                    hint=_last_words(plan),
+                )
+
+    def _write_state(self) -> None:
+        value = {
+            "image": str(self._plan.image),
+            "kvm": self._plan.kvm,
+            "guests": {name: guest.to_json() for name, guest in self._guests.items()},
+        }
+        files.write_json(state_path(self._plan.directory), value, mode=0o600)
 
 
-def _refuse_failure(guest: GuestPlan, said: Announcement) -> None:
-    if said.word == "failed" or said.profile is not guest.profile:
+def _require_programs() -> None:
+    if not Path(qemu.QEMU).exists():
+        raise LaunchError(f"{qemu.QEMU}: no such program", hint="install qemu-system-x86")
+    qmp.library()
+
+
+def _check_readable(step: CheckReadable) -> None:
+    try:
+        run(step.command)
+    except CommandError as err:
+        why = err.stderr.strip().splitlines()
         raise LaunchError(
-            f"says that it is {said.profile}, {said.word} {said.reason or ''}".rstrip()
+            f"{step.image}: {step.user} may not read it" + (f": {why[-1]}" if why else ""),
+            hint="machines do not run as root: the file and its directories must be open to others",
+        ) from err
+
+
+def _check_image(step: CheckImage) -> None:
+    if image_facts(step.image) != step.facts:
+        raise LaunchError(
+            f"{step.image} changed while it was being used",
+            hint="guests read from it as long as they run: let it be complete, then start again",
         )
 
 
-def _words(word: str, percent: int | None) -> str:
-    return word if percent is None else f"{word} {percent} %"
+def _write_disk(step: WriteDisk) -> None:
+    # The directory is the guest's user's, and the file is root's: what lies there is not followed.
+    path = step.guest.settings_disk
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(step.image)
+        os.fchown(file.fileno(), 0, path.parent.stat().st_gid)
+        os.fchmod(file.fileno(), 0o440)
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One start or stop at a time; raises LaunchError when another one is under way."""
-    path = directory.with_name(directory.name + ".lock")
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise LaunchError(
-                "another start or stop is under way", hint=f"it holds {path}"
-            ) from err
-        try:
-            yield
-        finally:
-            path.unlink()
+def _last_words(guest: GuestPlan) -> str | None:
+    with contextlib.suppress(OSError):
+        lines = guest.log.read_text(errors="replace").strip().splitlines()
+        if lines:
+            return f"QEMU said: {lines[-1][:200]}"
+    return None
 
 
-def write_state(plan: LaunchPlan, processes: Mapping[Profile, Process]) -> None:
-    """Remember what runs."""
-    value = {
-        "image": str(plan.image),
-        "kvm": plan.kvm,
-        "guests": {
-            name: {"pid": process.pid, "started": process.started}
-            for name, process in processes.items()
-        },
-    }
-    files.write_json(plan.directory / "launch.json", value, mode=0o600)
+def _refuse_failure(guest: GuestPlan, said: Announcement) -> None:
+    if said.profile is not guest.profile:
+        raise LaunchError(
+            f"says that it is {said.profile}: {said.word} {said.reason or ''}".rstrip(),
+            hint="its medium does not know its token, or refused it; see its screen",
+        )
+    if said.word == "failed":
+        raise LaunchError(f"failed: {said.reason}", hint=_REASONS.get(said.reason or ""))
 
 
-def read_state(directory: Path) -> dict[str, Process]:
-    """What was started here, by profile; empty where nothing was."""
-    state = files.read_json(directory / "launch.json") or {}
-    return {
-        name: Process(value["pid"], value["started"])
-        for name, value in state.get("guests", {}).items()
-    }
-
-
-def status(directory: Path) -> dict[str, str]:
-    """Each guest that was started, and whether its machine runs."""
-    return {
-        name: "running" if machines.is_running(process) else "ended"
-        for name, process in read_state(directory).items()
-    }
-
-
-def stop(directory: Path, say: Say) -> None:
-    """Power everything off and leave nothing behind; harmless when nothing runs."""
-    state = files.read_json(directory / "launch.json") or {}
-    with _locked(directory):
-        _stop(directory, say, POWER_OFF_KVM if state.get("kvm") else POWER_OFF_TCG)
-
-
-def _stop(directory: Path, say: Say, patience: float) -> None:
-    # app-guest first: it may still be writing to what the gateways serve.
-    for name, process in reversed(read_state(directory).items()):
-        if machines.is_running(process):
-            say(f"{name}: stopping")
-            _power_off(directory / name / "qmp", process, patience)
-    with contextlib.suppress(CommandError):
-        run(Command((NFT, "delete", "table", *launch_steps.HOST_TABLE.split())))
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def _power_off(monitor: Path, process: Process, patience: float) -> None:
-    if patience:
-        with contextlib.suppress(ProfilesError):
-            qmp.execute(monitor, "system_powerdown")
-        if machines.wait_until_ended(process, patience):
-            return
-    machines.kill(process)
-    machines.wait_until_ended(process, 10)
+_REASONS: Mapping[str, str] = {
+    "token": "it has no valid token; is the image built with tails-profiles-boot?",
+    "settings": "it refused its settings; see --settings and docs/settings.md",
+    "ruleset": "its rule set could not be loaded; the image is damaged or was built wrongly",
+    "links": "its network links are not those of its profile",
+    "clock": "its clock is too far off; check this machine's",
+    "network": "it has no network; check this machine's",
+    "bridge": "no bridge can be used; check them",
+    "tor": "Tor gave up; check this machine's network, and whether it needs bridges",
+    "i2p": "I2P gave up; check this machine's network",
+}

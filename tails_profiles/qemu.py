@@ -46,29 +46,43 @@ class Options:
     words: tuple[str, ...]
 
 
+UNIT_PREFIX = "tails-profiles-vm-"
+
+
 def guest_command(guest: GuestPlan, plan: LaunchPlan) -> Command:
-    """The command that runs one guest: its user and namespace, then QEMU with every option."""
-    return Command((*_runner(guest, plan), *qemu_argv(guest, plan)))
+    """The command that runs one guest: its user and namespace, then QEMU with every option.
+
+    Under systemd it ends once the unit runs; without, it becomes QEMU.
+    """
+    runner = _systemd(guest, plan) if plan.systemd else _setpriv(guest, plan)
+    return Command((*runner, *qemu_argv(guest, plan)))
 
 
 def unit_name(profile: Profile) -> str:
     """The transient unit of a guest's machine."""
-    return f"tails-profiles-vm-{profile}.service"
+    return f"{UNIT_PREFIX}{profile}.service"
 
 
-def _runner(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
-    if plan.systemd:
-        return tuple(_systemd(guest, plan))
-    # Sockets of the inner links are for the group; nothing is for others.
-    umask = ("/bin/sh", "-c", 'umask 007; exec "$@"', guest.profile.value)
-    # app-guest's machine has no network, whoever escapes into it: an empty network namespace.
-    # Gateways stay in this one, under the host's rule set.
-    network = () if guest.profile.is_gateway else ("/usr/bin/unshare", "--net")
-    return (
-        *umask, *network, "/usr/bin/setpriv", f"--reuid={guest.user}", f"--regid={guest.user}",
-        f"--groups={_groups(plan)}", "--bounding-set=-all", "--inh-caps=-all",
-        "--no-new-privs", "--",
-    )  # fmt: skip
+def _setpriv(guest: GuestPlan, plan: LaunchPlan) -> Iterator[str]:
+    # Sockets of the inner links are for the group; nothing is for others. No core files: they
+    # would hold guest memory.
+    yield from ("/bin/sh", "-c", 'umask 007; ulimit -c 0; exec "$@"', guest.profile.value)
+    if not guest.profile.is_gateway:
+        # app-guest's machine has no network, whoever escapes into it: an empty network namespace.
+        # Gateways stay in this one, under the host's rule set.
+        yield from ("/usr/bin/unshare", "--net")
+    yield from (
+        "/usr/bin/setpriv",
+        f"--reuid={guest.user}",
+        f"--regid={guest.user}",
+        f"--groups={_groups(plan)}",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--no-new-privs",
+        # Whoever started this: the session, its keys and its agents.
+        "--reset-env",
+        "--",
+    )
 
 
 def _groups(plan: LaunchPlan) -> str:
@@ -82,11 +96,26 @@ def _systemd(guest: GuestPlan, plan: LaunchPlan) -> Iterator[str]:
         "--quiet",
         f"--unit={unit_name(guest.profile)}",
     )
-    properties = {
+    for key, value in _properties(guest, plan).items():
+        yield f"--property={key}={value}"
+    if plan.kvm:
+        yield "--property=DeviceAllow=/dev/kvm rw"
+    yield "--"
+
+
+def _properties(guest: GuestPlan, plan: LaunchPlan) -> dict[str, str]:
+    """systemd.exec(5), systemd.resource-control(5), systemd.kill(5)."""
+    gateway = guest.profile.is_gateway
+    return {
+        "Description": f"tails-profiles: the virtual machine of {guest.profile}",
+        # Running means that QEMU's own program is: one that cannot be run fails the start.
+        "Type": "exec",
         "User": guest.user,
         "Group": guest.user,
         "SupplementaryGroups": _groups(plan).replace(",", " "),
-        "PrivateNetwork": "no" if guest.profile.is_gateway else "yes",
+        # An empty namespace for app-guest; gateways stay under the host's rule set.
+        "PrivateNetwork": "no" if gateway else "yes",
+        "RestrictAddressFamilies": "AF_UNIX AF_INET" if gateway else "AF_UNIX",
         "UMask": "0007",
         "CapabilityBoundingSet": "",
         "NoNewPrivileges": "yes",
@@ -94,19 +123,29 @@ def _systemd(guest: GuestPlan, plan: LaunchPlan) -> Iterator[str]:
         "ReadWritePaths": f"{guest.directory} {plan.link_directory}",
         "ProtectHome": "read-only",
         "PrivateTmp": "yes",
+        # Wherever the image is, homes and /tmp included, it is there, and cannot be written to.
+        "BindReadOnlyPaths": f'"{plan.image}"',
         "DevicePolicy": "closed",
         "ProtectProc": "invisible",
+        "ProtectClock": "yes",
+        "ProtectControlGroups": "yes",
+        "ProtectHostname": "yes",
+        "ProtectKernelLogs": "yes",
+        "ProtectKernelModules": "yes",
+        "ProtectKernelTunables": "yes",
         "RestrictNamespaces": "yes",
+        "RestrictRealtime": "yes",
+        "RestrictSUIDSGID": "yes",
+        "SystemCallArchitectures": "native",
         "LockPersonality": "yes",
         # Guest memory never reaches the host's disk.
         "MemorySwapMax": "0",
         "LimitCORE": "0",
+        "StandardOutput": f"append:{guest.log}",
+        "StandardError": f"append:{guest.log}",
+        # What did not power off when it was asked to has had its time.
+        "TimeoutStopSec": "5",
     }
-    for key, value in properties.items():
-        yield f"--property={key}={value}"
-    if plan.kvm:
-        yield "--property=DeviceAllow=/dev/kvm rw"
-    yield "--"
 
 
 def qemu_argv(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
@@ -144,7 +183,7 @@ def machine(*, kvm: bool) -> tuple[Options, ...]:
             "The real processor's name, counters and feature leaves"
             + (", and clocks that tell the guest this host's time." if kvm else "."),
             (
-                "-accel", "kvm" if kvm else "tcg,thread=multi,tb-size=256",
+                "-accel", "kvm" if kvm else "tcg,thread=multi,tb-size=128",
                 "-cpu", CPU + (CPU_KVM if kvm else ""),
             ),
         ),

@@ -3,17 +3,21 @@
 
 import contextlib
 import os
+import re
+import select
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from tails_profiles.announce import MAX_LINE, Announcement, parse_line
 from tails_profiles.command import Command
 from tails_profiles.errors import CommandError, CommandNotFoundError, LaunchError
+from tails_profiles.system import units
 from tails_profiles.system.process import run, spawn
 
 #: Seconds between two looks at something that tells nobody when it changes.
@@ -28,16 +32,68 @@ class Process:
     started: int
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A running machine of ours, as its command line describes it."""
+
+    directory: Path
+    profile: str
+    process: Process
+
+
 def start(command: Command, log: Path) -> Process:
     """Start a machine that outlives this program; what it says goes to ``log``.
 
-    Raises CommandNotFoundError.
+    Raises CommandNotFoundError, and LaunchError when it has ended by now.
     """
-    pid = spawn(command, log)
-    started = _started(pid)
+    return _process(spawn(command, log))
+
+
+def start_unit(command: Command, unit: str) -> Process:
+    """Have systemd start a machine as ``unit``; raises CommandError, LaunchError as ``start``."""
+    # A unit of that name that ended badly would be in the way; it is not, if there is none.
+    run(Command((units.SYSTEMCTL, "reset-failed", unit)), ok=range(256))
+    run(command)
+    return _process(int(units.properties(unit, "MainPID").get("MainPID", "0")))
+
+
+def _process(pid: int) -> Process:
+    started = _started(pid) if pid else None
     if started is None:
-        raise LaunchError(f"{command.argv[0]} ended at once", hint=f"see {log}")
+        raise LaunchError("the virtual machine ended at once")
     return Process(pid, started)
+
+
+#: The control socket in a machine's command line, as ``qemu`` writes it.
+_MONITOR = re.compile(rb"unix:(/[^,\0]+)/([a-z0-9-]+)/qmp,server=on,wait=off")
+
+
+def find() -> Iterator[Machine]:
+    """Every running machine of ours, or of who says so, whoever started it and from where."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            found = next(filter(None, map(_MONITOR.fullmatch, words)), None)
+            started = _started(int(entry.name))
+            # The launcher's own helpers, which name it as well, are not it: see ``unit``.
+            if found and started is not None and not words[0].endswith(b"systemd-run"):
+                yield Machine(
+                    Path(os.fsdecode(found[1])),
+                    found[2].decode("ascii"),
+                    Process(int(entry.name), started),
+                )
+
+
+def shares_network(process: Process) -> bool:
+    """Whether it is in this program's network namespace; of one that ended, no."""
+    try:
+        return Path(f"/proc/{process.pid}/ns/net").stat().st_ino == (
+            Path("/proc/self/ns/net").stat().st_ino
+        )
+    except OSError:
+        return False
 
 
 def is_running(process: Process) -> bool:
@@ -47,21 +103,43 @@ def is_running(process: Process) -> bool:
     return _started(process.pid) == process.started
 
 
-def kill(process: Process) -> None:
-    """End it at once, if it is still the one that was started."""
-    if is_running(process):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+def kill(process: Process, unit_prefix: str) -> None:
+    """End it at once, if it is still the one that was started; with its unit, if it has one."""
+    if not is_running(process):
+        return
+    unit = _unit(process, unit_prefix)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    if unit is not None:
+        # Whatever else may be in its control group.
+        with contextlib.suppress(CommandError):
+            run(Command((units.SYSTEMCTL, "stop", unit)))
+
+
+def _unit(process: Process, prefix: str) -> str | None:
+    """The unit that a process belongs to, if its name starts with ``prefix``; cgroups(7)."""
+    try:
+        text = Path(f"/proc/{process.pid}/cgroup").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    names = {line.rpartition("/")[2] for line in text.splitlines()}
+    return next((name for name in names if name.startswith(prefix)), None)
 
 
 def wait_until_ended(process: Process, seconds: float) -> bool:
     """Whether it ended within ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while is_running(process):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_INTERVAL)
-    return True
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return not is_running(process)
+    try:
+        if is_running(process):
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll(seconds * 1000)
+    finally:
+        os.close(descriptor)
+    return not is_running(process)
 
 
 def _started(pid: int) -> int | None:
@@ -71,7 +149,7 @@ def _started(pid: int) -> int | None:
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
+    return None if fields[0] in {"Z", "X"} else int(fields[19])
 
 
 def connect(path: Path, process: Process, seconds: float) -> socket.socket:
@@ -92,29 +170,48 @@ def connect(path: Path, process: Process, seconds: float) -> socket.socket:
             return made
 
 
-def announcements(serial: socket.socket, seconds: float) -> Iterator[Announcement]:
-    """What a gateway says, as it says it; everything else on that port is skipped.
+class Words:
+    """What a gateway says on its serial port; everything else there is skipped."""
 
-    Raises LaunchError when it says nothing for ``seconds``, or when its machine ends.
-    """
-    deadline = time.monotonic() + seconds
-    line = b""
-    while True:
-        serial.settimeout(max(deadline - time.monotonic(), 0.001))
-        try:
-            data = serial.recv(4096)
-        except TimeoutError as err:
-            raise LaunchError(f"said nothing for {seconds:.0f} s") from err
-        if not data:
-            raise LaunchError("the virtual machine ended")
-        *whole, rest = (line + data).split(b"\n")
+    def __init__(self, serial: socket.socket) -> None:
+        self._serial = serial
+        self._rest = b""
+        self._said: list[Announcement] = []
+
+    def next(self, deadline: float, check: Callable[[], None]) -> Announcement | None:
+        """The next one; None once ``deadline`` (time.monotonic) is over.
+
+        ``check`` is called about once a second, and may raise. Raises LaunchError when the machine
+        has ended.
+        """
+        while not self._said:
+            left = deadline - time.monotonic()
+            # Also of a guest that floods the port, so that reading never waits.
+            if left <= 0:
+                return None
+            check()
+            self._serial.settimeout(min(left, 1))
+            try:
+                data = self._serial.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError as err:
+                raise LaunchError("the virtual machine ended") from err
+            if not data:
+                raise LaunchError("the virtual machine ended")
+            self._take(data)
+        return self._said.pop(0)
+
+    def _take(self, data: bytes) -> None:
+        *whole, rest = (self._rest + data).split(b"\n")
         # A guest that never ends its line fills nothing here.
-        line = rest[-MAX_LINE - 1 :]
-        for each in whole:
-            said = parse_line(each + b"\n")
-            if said is not None:
-                deadline = time.monotonic() + seconds
-                yield said
+        self._rest = rest[-MAX_LINE - 1 :]
+        said = (parse_line(line + b"\n") for line in whole)
+        self._said += [each for each in said if each is not None]
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._serial.close()
 
 
 #: A boot sector that reports to isa-debug-exit and stops: mov al,16; out 0xf4,al; hlt.
@@ -141,6 +238,20 @@ def accelerator_works(name: str, qemu: str, cpu: str, seconds: float = 20.0) -> 
             return run(Command(argv), ok=range(256), timeout=seconds).status == _REPORTED
         except (CommandError, CommandNotFoundError):
             return False
+
+
+def resolver(path: Path = Path("/etc/resolv.conf")) -> IPv4Address | None:
+    """Whom QEMU's user-mode networking asks for names: the first IPv4 server in resolv.conf(5)."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        if words[:1] == ["nameserver"]:
+            with contextlib.suppress(IndexError, AddressValueError):
+                return IPv4Address(words[1])
+    return None
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:

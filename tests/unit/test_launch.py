@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from tails_profiles import launch, launch_steps, settings
-from tails_profiles.command import Command
 from tails_profiles.errors import InvalidSettingError, LaunchError
-from tails_profiles.launch import HostFacts, LaunchPlan
-from tails_profiles.launch_steps import Await, Monitor, StartMachine
+from tails_profiles.launch import HostFacts, ImageFacts, LaunchPlan
+from tails_profiles.launch_steps import Await, LoadRules, Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import Proxy, ProxyType, Settings, TorSettings
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
-FACTS = HostFacts(8192, image_exists=True, kvm=True, systemd=False, now=NOW)
+IMAGE = ImageFacts(device=1, inode=2, size=3, changed=4_000_000_005)
+RESOLVER = IPv4Address("127.0.0.53")
+FACTS = HostFacts(8192, IMAGE, kvm=True, systemd=False, now=NOW, resolver=RESOLVER)
 DEFAULTS = {profile: settings.defaults(profile) for profile in GUESTS}
 OFFSETS = {Profile.TOR_GUEST: 1.0, Profile.I2P_GUEST: 1.0, Profile.APP_GUEST: -1.0}
 SEEDS = {profile: bytes(64) for profile in GUESTS}
@@ -57,7 +58,7 @@ def test_clocks_differ_from_the_hosts_by_what_the_design_allows() -> None:
 
 def test_missing_image_and_too_little_memory_are_refused_in_words() -> None:
     with pytest.raises(LaunchError, match=r"/image\.iso: no such image"):
-        plan(replace(FACTS, image_exists=False))
+        plan(replace(FACTS, image=None))
     with pytest.raises(LaunchError, match=r"1000 MiB .* need 2880"):
         plan(replace(FACTS, available_memory=1000))
 
@@ -65,18 +66,19 @@ def test_missing_image_and_too_little_memory_are_refused_in_words() -> None:
 @pytest.mark.parametrize(
     ("tor", "i2p", "resolver", "udp"),
     [
-        (TorSettings(), False, False, False),
-        (TorSettings(), True, False, True),
-        (TorSettings(bridges=(SNOWFLAKE,)), False, True, True),
+        (TorSettings(), False, None, False),
+        (TorSettings(), True, None, True),
+        (TorSettings(bridges=(SNOWFLAKE,)), False, RESOLVER, True),
     ],
 )
 def test_host_opens_what_the_transport_needs(
-    tor: TorSettings, i2p: bool, resolver: bool, udp: bool
+    tor: TorSettings, i2p: bool, resolver: IPv4Address | None, udp: bool
 ) -> None:
     made = plan(tor=tor, i2p=i2p)
     assert (made.resolver, made.udp) == (resolver, udp)
     rules = launch_steps.host_rules(made)
-    assert ("udp dport 53" in rules) == resolver
+    assert ("dport 53" in rules) == (resolver is not None)
+    assert (f"ip daddr {RESOLVER} udp dport 53 counter accept" in rules) == (resolver is not None)
     assert ("meta l4proto udp" in rules) == udp
 
 
@@ -108,7 +110,7 @@ def test_uplink_is_unplugged_before_the_first_instruction_and_plugged_after_the_
 
 def test_rules_of_the_host_are_loaded_before_any_machine_starts() -> None:
     steps = launch_steps.steps(plan(), SEEDS)
-    rules = next(i for i, s in enumerate(steps) if isinstance(s, Command) and "nft" in s.argv[0])
+    rules = next(i for i, step in enumerate(steps) if isinstance(step, LoadRules))
     first = next(i for i, step in enumerate(steps) if isinstance(step, StartMachine))
     assert rules < first
 

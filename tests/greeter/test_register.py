@@ -43,6 +43,7 @@ def opened_tree(greeter: Greeter) -> list[str]:
     """The tree with the dialog of additional settings open."""
     greeter.press("button", "Add an additional setting")
     greeter.find("dialog")
+    greeter.settle()
     return until(lambda: t if "'Offline Mode'" in str(t := greeter.tree()) else None, "the dialog")
 
 

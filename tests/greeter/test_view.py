@@ -292,12 +292,12 @@ def test_nothing_is_offered_in_a_guest(start: Start) -> None:
 
 def on_screen(greeter: Greeter) -> None:
     """Every widget of ours that shows lies on the screen, and texts do not lie over each other."""
-    kind = greeter.screen.atspi.CoordType.SCREEN
+    greeter.settle()
     places = []
     for widget in greeter.widgets():
         if not greeter.is_(widget, "showing") or role_of(widget) == "filler":
             continue
-        place = greeter.screen.atspi.Component.get_extents(widget, kind)
+        place = greeter.place(widget)
         if place.width <= 1:
             continue
         what = f"{role_of(widget)} {widget.get_name()!r}"
@@ -338,8 +338,8 @@ def test_page_in_every_language_and_shape(
     open_dialog(greeter)
     caption = greeter.find("label", say.say(words.CHECKBOX))
     value = greeter.find("label", say.say(words.OFF))
-    kind = greeter.screen.atspi.CoordType.SCREEN
-    ends = [greeter.screen.atspi.Component.get_extents(item, kind).x for item in (caption, value)]
+    greeter.settle()
+    ends = [greeter.place(item).x for item in (caption, value)]
     assert (ends[0] > ends[1]) is (language == "fa")
     on_screen(greeter)
     greeter.screen.picture(f"{language}-{shape}-list")

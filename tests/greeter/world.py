@@ -26,6 +26,7 @@ STANDIN = Path(__file__).parent / "standin"
 PICTURES = TOP / ".build/greeter"
 FACTOR = float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
 WIDTH, HEIGHT = 800, 600
+SETTLED = "done settle"
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 15) -> Any:
@@ -211,13 +212,17 @@ class Greeter:
 
     @property
     def trace(self) -> list[str]:
+        """What the greeter has done; our own questions whether it stands still are left out."""
+        return [line for line in self._lines() if line != SETTLED]
+
+    def _lines(self) -> list[str]:
         return (self.world / "trace").read_text().splitlines()
 
     def refused(self) -> list[str]:
         """Names that the plugin used and nobody promised; forgets them."""
         if not self.world.exists():
             return []
-        lines = self.trace
+        lines = self._lines()
         kept = [line for line in lines if not line.startswith("refused ")]
         (self.world / "trace").write_text("".join(f"{line}\n" for line in kept))
         return [line for line in lines if line.startswith("refused ")]
@@ -242,9 +247,9 @@ class Greeter:
         wanted = self._used.count(line)
 
         def there() -> bool:
-            if self.trace.count(line) >= wanted:
+            if self._lines().count(line) >= wanted:
                 return True
-            if self.process.poll() is not None and self.trace.count(line) < wanted:
+            if self.process.poll() is not None and self._lines().count(line) < wanted:
                 raise AssertionError(f"ended before {line!r}:\n{self.journal}\n{self.trace}")
             return False
 
@@ -254,6 +259,10 @@ class Greeter:
         """Give the stand-in a command, and wait until it has been carried out."""
         os.write(self._control, command.encode() + b"\n")
         self.wait_for(f"done {command.split(maxsplit=1)[0]}")
+
+    def settle(self) -> None:
+        """Wait until its windows stand still: only then is a place worth asking for."""
+        self.tell("settle")
 
     # ---- what it shows
 
@@ -324,26 +333,21 @@ class Greeter:
 
     def press(self, role: str, name: str = "", description: str = "") -> None:
         """Click on a widget, with the pointer: an action that opens a dialog would not return."""
-        widget = self.find(role, name, description)
-        kind = self.screen.atspi.CoordType.SCREEN
+        self.find(role, name, description)
+        self.settle()
+        place = self.place(self.find(role, name, description))
+        assert min(place.x, place.y) >= 0, f"{role} {name!r} lies off the screen"
+        assert min(place.width, place.height) > 0, f"{role} {name!r} has no size"
+        x, y = place.x + place.width // 2, place.y + place.height // 2
+        self.screen.atspi.generate_mouse_event(x, y, "b1c")
 
-        def settled() -> Any:
-            """The place, once two looks agree and lie on the screen: windows move at first."""
-            looks = []
-            for _ in range(2):
-                widget.clear_cache()
-                place = self.screen.atspi.Component.get_extents(widget, kind)
-                looks.append((place.x, place.y, place.width, place.height))
-                self.find(role, name, description)
-            x, y, width, height = looks[0]
-            good = looks[0] == looks[1] and min(x, y) >= 0 and min(width, height) > 0
-            return looks[0] if good else None
-
-        x, y, width, height = until(settled, f"{role} {name!r} does not settle")
-        self.screen.atspi.generate_mouse_event(x + width // 2, y + height // 2, "b1c")
+    def place(self, widget: Any) -> Any:
+        """Where a widget is on the screen, in pixels."""
+        return self.screen.atspi.Component.get_extents(widget, self.screen.atspi.CoordType.SCREEN)
 
     def key(self, code: int) -> None:
-        """Press and release a key, by its X code."""
+        """Press and release a key, by its X code, in the window that has the keyboard."""
+        self.settle()
         kind = self.screen.atspi.KeySynthType.PRESSRELEASE
         self.screen.atspi.generate_keyboard_event(code, None, kind)
 

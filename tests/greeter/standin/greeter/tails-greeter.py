@@ -37,10 +37,15 @@ def command(source, _condition, application) -> bool:
         os.system(f"umount --lazy {config.persistent_settings_dir}")
         os.system(f"mount -t tmpfs -o ro,mode=0 tmpfs {config.persistent_settings_dir}")
     elif word == "drive":
-        sys.path.append(config.data_path)
         from drive import Drive  # noqa: PLC0415
 
         Drive(application)
+    elif word == "settle":
+        from settle import Settle  # noqa: PLC0415
+
+        # Answered later: windows move from the main loop.
+        Settle(lambda: trace("done settle"))
+        return True
     elif word == "":
         return False
     trace(f"done {word}")
@@ -76,6 +81,8 @@ if __name__ == "__main__":
     GLib.set_prgname("Welcome to Tails!")
     application = GreeterApplication()
     rename(os.environ.get("STANDIN_RENAME", ""), application)
+    # Where the files beside this one are: -I leaves them out.
+    sys.path.append(config.data_path)
     control = open(os.environ["STANDIN_CONTROL"])
     GLib.io_add_watch(control, GLib.IO_IN, command, application)
     Gtk.main()

@@ -523,6 +523,8 @@ COMBINED: tuple[Case, ...] = (
     Case(TOR, b"", Raw(TAG), QUARANTINE, C),
     Case(TOR, Raw(TOR), b"", QUARANTINE, S),
     Case(Raw(b"a\nb"), b"", b"", QUARANTINE, V),
+    Case(Raw(b"SeaBIOS\n "), b"", b"", QUARANTINE, V),
+    Case(b"", b"", Raw(b"0\n\t "), QUARANTINE, C),
     Case(Raw(b"tails-profile:tor-guest\nx"), b"", b"", QUARANTINE, V),
     Case(Raw(b"\x81"), b"", b"", QUARANTINE, V),
     # The longest value the kernel shows is 4094 bytes and its newline.

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The generator as it ships, on every machine of the corpus: what it writes, and when nothing.
+
+Its quick way out, taken without the classifier, must never say "normal" where the corpus does not.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from tests.data.tokens import CASES, Case
+from tests.dmi_fields import write_case
+
+UNITS = Path(__file__).parents[2] / "units"
+GENERATOR = UNITS / "tails-profiles-generator"
+MACHINES = tuple(case for case in CASES if not case.container)
+#: A few that are not normal.
+CHOSEN = tuple(case for case in MACHINES if case.profile != "normal")[::40]
+#: For one machine; a run takes a millisecond.
+SECONDS = 2 * float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
+UNIT_DIRECTORY = "/usr/lib/systemd/system"
+
+# In a mount namespace of its own: the arguments are a directory on a tmpfs, the generator, and how
+# many seconds one run may take. Each machine's fields stand where the kernel shows them; each
+# answer is a line.
+DRIVER = """
+import os, subprocess, sys
+from pathlib import Path
+
+work, generator, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+mount = ["mount", "-t"]
+subprocess.run([*mount, "tmpfs", "tmpfs", "/sys/class"], check=True)
+Path("/sys/class/dmi").mkdir()
+layers = f"lowerdir=/usr/lib,upperdir={work}/lib,workdir={work}/work"
+subprocess.run([*mount, "overlay", "overlay", "-o", layers, "/usr/lib"], check=True)
+said = work / "said"
+said.touch()
+subprocess.run(["mount", "--bind", said, "/dev/kmsg"], check=True)
+places = [work / name for name in ("normal", "early", "late")]
+for place in places:
+    place.mkdir(exist_ok=True)
+for number in sys.stdin.read().split():
+    Path("/sys/class/dmi/id").unlink(missing_ok=True)
+    Path("/sys/class/dmi/id").symlink_to(work / "machines" / number)
+    said.write_text("")
+    status = subprocess.run([generator, *places], stdin=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL, timeout=seconds).returncode
+    made = [path for place in places for path in place.iterdir()]
+    links = [f"{path.readlink()} {path.relative_to(work)}" for path in made]
+    print(status, " ".join(links), said.read_text().rstrip(), sep="|")
+    for path in made:
+        path.unlink()
+"""
+
+
+@pytest.fixture(scope="module")
+def work() -> Iterator[Path]:
+    """The corpus as directories, and the installed classifier."""
+    made = Path(mkdtemp(dir="/dev/shm", prefix="tails-profiles-generator-"))
+    for number, case in enumerate(MACHINES):
+        write_case(made / "machines" / str(number), case)
+    (made / "lib/tails-profiles").mkdir(parents=True)
+    shutil.copy(UNITS / "classify.sh", made / "lib/tails-profiles")
+    (made / "work").mkdir()
+    yield made
+    shutil.rmtree(made)
+
+
+def answers(
+    work: Path, machines: Sequence[Case], *namespaces: str, **environment: str
+) -> list[str]:
+    """What the generator did on each machine: "STATUS|TARGET PLACE|MESSAGE"."""
+    numbers = [MACHINES.index(case) for case in machines]
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", *namespaces, sys.executable, "-c",
+         DRIVER, work, GENERATOR, str(SECONDS)],
+        input=" ".join(map(str, numbers)),
+        capture_output=True, text=True, errors="replace", check=False,
+        env={"PATH": os.environ["PATH"], **environment},
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def named(case: Case) -> str:
+    """The only link that may be made for this machine: its target and its place."""
+    if case.profile == "normal":
+        return ""
+    return f"{UNIT_DIRECTORY}/tails-profiles-{case.profile}.target early/default.target"
+
+
+def message(case: Case) -> str:
+    """What the kernel's log is told, up to the reason for a quarantine."""
+    if case.profile == "normal":
+        return ""
+    if case.profile == "quarantine":
+        return f"<3>tails-profiles-generator: quarantine: {case.field}: "
+    return f"<6>tails-profiles-generator: {case.profile}, from {case.field}"
+
+
+def test_generator_makes_one_link_for_a_token_and_nothing_without(work: Path) -> None:
+    # Words of the kernel command line are in its environment.
+    names = ("ordinary", "name", "field", "line", "rest", "early", "tp_profile", "tp_value", "IFS")
+    said = answers(work, MACHINES, **dict.fromkeys(names, "1"))
+    for case, answer in zip(MACHINES, said, strict=True):
+        status, made, told = answer.split("|", 2)
+        assert (status, made) == ("0", named(case)), case
+        assert told.startswith(message(case)), case
+        assert case.profile == "quarantine" or told == message(case), case
+
+
+def test_generator_is_silent_in_an_initial_ram_disk(work: Path) -> None:
+    assert set(answers(work, CHOSEN, SYSTEMD_IN_INITRD="1")) == {"0||"}
+
+
+def test_generator_is_silent_in_a_container_alone(work: Path) -> None:
+    own = ("--pid", "--fork", "--kill-child")
+    assert set(answers(work, CHOSEN, *own, SYSTEMD_VIRTUALIZATION="container:lxc")) == {"0||"}
+    # What systemd calls a machine is one, in whatever namespace.
+    assert "0||" not in answers(work, CHOSEN, *own, SYSTEMD_VIRTUALIZATION="vm:qemu")
+
+
+def test_missing_classifier_makes_nothing_and_is_no_success(work: Path) -> None:
+    installed = work / "lib/tails-profiles/classify.sh"
+    aside = installed.rename(work / "aside")
+    try:
+        assert set(answers(work, CHOSEN)) == {"1||"}
+    finally:
+        aside.rename(installed)
+
+
+# Each is one plausible mistake of the quick way out, or of what follows it.
+MUTANTS = (
+    ('[ ! -f "$field" ]', "false"),
+    ("! read -r line ||", "! read -r line &&"),
+    ("|| read -r rest ||", "||"),
+    ('[ -n "$rest" ]', "false"),
+    ("*[Tt][Aa]", "[Tt][Aa]"),
+    ("*[Tt][Aa][Ii][Ll][Ss]-", "*tails-"),
+    ("[Ff][Ii][Ll][Ee]*)", "[Ff][Ii][Ll][Ee]:*)"),
+    ("product_serial chassis_asset_tag", "product_serial"),
+    ("bios_vendor product_serial", "bios_vendor"),
+    ("IFS='\n'\n", "IFS=' '\n"),
+    ('"$early/default.target"', '"$1/default.target"'),
+)
+# A subshell for each machine, and the link is only named: all of them in half a second. $1 is the
+# directory of machines, $2 the source.
+SUBSHELLS = """
+for machine in "$1"/*; do
+    printf '%s|' "${machine##*/}"
+    (mutant=$2; set -- normal early late; . "$mutant") 2>/dev/null || printf 'status %s' $?
+    echo
+done
+"""
+INSTEAD = {
+    "/sys/class/dmi/id": "$machine",
+    "/usr/lib/tails-profiles/classify.sh": str(UNITS / "classify.sh"),
+    "exec ln -s ": "printf '%s %s' ",
+    "/dev/kmsg": "/dev/null",
+}
+
+
+def mistaken(source: str, work: Path, tmp_path: Path) -> list[Case] | None:
+    """The machines on which this source does something else, or None where it does not end."""
+    for installed, here in INSTEAD.items():
+        assert installed in source
+        source = source.replace(installed, here)
+    mutant = tmp_path / "generator"
+    mutant.write_text(source)
+    try:
+        done = subprocess.run(
+            ["/bin/dash", "-c", SUBSHELLS, "driver", work / "machines", mutant],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            timeout=2 * SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
+    assert done.stderr == ""
+    said = dict(line.split("|", 1) for line in done.stdout.splitlines())
+    return [case for number, case in enumerate(MACHINES) if said[str(number)] != named(case)]
+
+
+def test_generator_in_subshells_does_what_it_does_alone(work: Path, tmp_path: Path) -> None:
+    assert mistaken(GENERATOR.read_text(), work, tmp_path) == []
+
+
+@pytest.mark.parametrize(("original", "mistake"), MUTANTS)
+def test_corpus_catches_a_mistake_in_the_generator(
+    original: str, mistake: str, work: Path, tmp_path: Path
+) -> None:
+    source = GENERATOR.read_text()
+    assert source.count(original) == 1
+    found = mistaken(source.replace(original, mistake), work, tmp_path)
+    # Only the one that opens a pipe waits for ever, and with it the boot.
+    assert found if mistake != "false" or "$rest" in original else found is None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tails_profiles import settings
 from tails_profiles.cli import main
 from tails_profiles.links import FoundLink
 from tails_profiles.paths import Paths
@@ -91,7 +92,8 @@ def shell(script: str, **environment: str) -> "subprocess.CompletedProcess[str]"
     return subprocess.run(
         ["bash", "-c", f'tp() {{ {shlex.join(PROGRAM)} "$@"; }}; {script}'],
         capture_output=True, text=True, timeout=TIME_LIMIT, check=False, cwd=TOP,
-        env={**os.environ, **environment},
+        # Buffered, as it is for everybody: what is wrong then shows at the end.
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
     )  # fmt: skip
 
 
@@ -159,7 +161,7 @@ def test_path_that_no_file_system_takes_is_one_line(capsys: pytest.CaptureFixtur
 
 
 def test_error_cannot_move_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["render", "tor-guest", "--variant", "a\033[2J\nb"]) == 5
+    assert main(["detect", "--sysfs", "a\033[2J\nb"]) == 3
     error = capsys.readouterr().err
     assert "\033" not in error
     assert error.count("\n") == 2
@@ -210,6 +212,23 @@ def test_dry_run_shows_rule_set_and_links_and_changes_nothing(
         "/usr/sbin/ip link set dev tor up"
     )
     assert not (machine / "run").exists()
+
+
+def test_dry_run_with_a_settings_disk_mixes_no_seed(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("it changed something")
+
+    disk = settings.serialize(settings.defaults(Profile.TOR_GUEST)), bytes(64)
+    monkeypatch.setattr("tails_profiles.boot.settings_disk.find", lambda *_, **__: disk)
+    monkeypatch.setattr("tails_profiles.boot.settings_disk.mix_seed", refuse)
+    monkeypatch.setattr("tails_profiles.cli.link_edge.list_links", lambda: ())
+    dmi(machine / "sys", bios_vendor="tails-profile:tor-guest")
+    assert main(["apply", "--dry-run"]) == 6
+    captured = capsys.readouterr()
+    assert "tor-guest has no link inner and uplink" in captured.err
+    assert captured.out.endswith("rulesets/tor-guest-tcp.nft\n")
 
 
 def test_dry_run_of_a_bad_token_says_what_is_wrong(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What ``check`` sends, how it recognises it on the wire, and how it judges."""
 
+import socket
+import threading
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -22,6 +24,7 @@ from scapy.all import (  # type: ignore[attr-defined]
 from tails_profiles import constants, selftest
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.selftest import Attempt, Kind, Observation, Report, Result, Service, Verdict
+from tails_profiles.system import selftest as edge
 
 MAC = bytes.fromhex("001122334455")
 ATTEMPTS = selftest.attempts(Profile.APP_GUEST)
@@ -132,6 +135,23 @@ def test_report_passes_only_if_nothing_got_out_and_tor_answers(
     assert report.to_json()["passed"] is passed
     *_, last = report.lines()
     assert last.startswith("passed: " if passed else "FAILED: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [(b"\x05\x00", None), (b"\x05\xff", "it answers b'\\x05\\xff'"), (b"", "it answers b''")],
+)
+def test_only_a_socks_port_that_takes_us_works(answer: bytes, wrong: str | None) -> None:
+    def serve() -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(3)
+            peer.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert edge._ask(Service("x", listener.getsockname()[1])) == wrong
+        thread.join()
 
 
 def test_app_guest_needs_tor_and_gateways_need_nothing() -> None:

@@ -173,6 +173,11 @@ def test_detect_without_root_repeats_what_was_recorded_or_asks_for_root(
     assert json.loads(capsys.readouterr().out) == SELECTION
 
 
+#: As the boot steps would write it, but for its words, which may be anything.
+WORDS = st.fixed_dictionaries(
+    {**{key: st.just(value) for key, value in SELECTION.items()},
+     "reason": st.text(max_size=9), "field": st.text(max_size=9)}
+)  # fmt: skip
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: (
@@ -190,7 +195,8 @@ JSON_VALUES = st.recursive(
 @limits(max_examples=100, deadline=None, suppress_health_check=[*HealthCheck])
 @given(
     name=st.sampled_from(["selection", "status", "failure", "lease"]),
-    content=st.binary(max_size=60) | JSON_VALUES.map(lambda value: json.dumps(value).encode()),
+    content=st.binary(max_size=60)
+    | (JSON_VALUES | WORDS).map(lambda value: json.dumps(value).encode()),
     command=st.sampled_from([["status"], ["status", "--json"], ["detect"], ["detect", "--json"]]),
 )
 def test_no_state_file_makes_a_traceback_or_moves_the_terminal(

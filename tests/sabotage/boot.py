@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.sabotage.root import SUITES, base, layer
+from tests.sabotage.smbios import memory
 
 FACTOR = float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
 LEASE = "tails-profiles-lease.service"
@@ -235,7 +236,7 @@ class Boot:
             ):
                 (tables / name).write_bytes(content)
             if self.machine.memory:
-                (self.work / "mem").write_bytes(bytes(1 << 20))
+                (self.work / "mem").write_bytes(memory(*self.machine.tables))
         dmi = self.work / "dmi/id"
         dmi.mkdir(parents=True)
         for name, value in self.machine.dmi.items():

@@ -87,7 +87,7 @@ def test_drop_in_that_requires_one_step_requires_all_three_in_order() -> None:
         assert not any(line.startswith("Exec") for line in lines)
         if any(line.startswith("Requires=") for line in lines):
             required.add(path.parent.name.removesuffix(".d"))
-            for key in ("Requires", "After"):
+            for key in ("Requires", "BindsTo", "After"):
                 names = " ".join(f"tails-profiles-{step}.service" for step in STEPS)
                 assert f"{key}={names}" in lines
     assert required == set(RAISERS)
@@ -132,7 +132,7 @@ def test_what_a_profile_starts_waits_for_the_guard(unit: str) -> None:
     if unit == "tails-profiles-monitor.service":
         assert "Requires=tails-profiles-tor.service" in lines
         return
-    for key in ("Requires", "After"):
+    for key in ("BindsTo", "After"):
         assert any(
             line.startswith(f"{key}=") and "tails-profiles-guard.service" in line for line in lines
         )

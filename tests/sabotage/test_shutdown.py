@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.boots]
 #: Seconds within which every guest answers the power button.
 PATIENCE = 10.0
 
-# Nobody ends it before the last step of a shutdown kills what is left: it does not hear SIGTERM, and
+# Nobody ends it before the last step of a shutdown kills what is left: it hears no SIGTERM, and
 # its unit's stop ends nothing. It sends as DHCP clients do, by a packet socket, all the time.
 TALKER = """\
 #!/usr/bin/python3 -I

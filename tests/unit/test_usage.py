@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles import cli, usage
+from tails_profiles import cli, launch_steps, running, selftest, usage
 from tails_profiles.cli import build_parser, main
 from tails_profiles.paths import Paths
-from tails_profiles.profile import PROFILES
+from tails_profiles.profile import GUESTS, PROFILES, Profile
 from tails_profiles.selection import Selection
 from tails_profiles.status import LinkStatus, Status, TorStatus
+from tests.unit.test_launch import plan as launch_plan
 
+SEEDS = {profile: bytes(64) for profile in GUESTS}
 TOP = Path(__file__).parents[2]
 MANUAL = (TOP / "debian/tails-profiles.1").read_text().replace("\\-", "-")
 #: What looks at nothing but its own constants, and may be run by a test.
@@ -109,7 +111,12 @@ def keys(value: object) -> Iterator[str]:
             yield from keys(inner)
 
 
-def test_manual_names_every_json_key() -> None:
+def test_manual_names_every_json_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running.machines, "find", list)
+    tried = [(selftest.attempts(Profile.APP_GUEST)[0], selftest.Observation())]
+    asked = dict.fromkeys(selftest.services(Profile.APP_GUEST))
+    guest = running._guest_status(tmp_path, Profile.APP_GUEST, None, None)
+    plan = launch_plan(i2p=True)
     status = Status(
         "normal", None, "", None, None, None, None, (LinkStatus("a", "b", up=True),),
         TorStatus(1, ""), None, None, "", None, None,
@@ -118,8 +125,11 @@ def test_manual_names_every_json_key() -> None:
         ("detect", Selection(next(iter(PROFILES)), None, None, "").to_json()),
         ("show", [cli.profile_json(profile) for profile in PROFILES]),
         ("status", status.to_json()),
+        ("check", selftest.report(Profile.APP_GUEST, tried, asked, watched=True).to_json()),
+        ("host plan", launch_steps.to_json(plan, launch_steps.steps(plan, SEEDS))),
+        ("host status", [running.status(tmp_path), guest]),
     ):
-        section = re.search(rf"^\.BR {command} .*?^\.(TP|SS)", MANUAL, re.M | re.S)
+        section = re.search(rf'^\.BR "?{command}"? .*?^\.(TP|SS)', MANUAL, re.M | re.S)
         assert section
         for key in keys(value):
             assert re.search(rf"\b{key}\b", section[0]), f"{command}: {key}"

@@ -24,6 +24,36 @@ DHCP_LINK = "uplink-dhcp"
 
 
 @dataclass(frozen=True, slots=True)
+class AddressRange:
+    """Addresses from the first to the last, both included; written as nft does."""
+
+    first: IPv4Address
+    last: IPv4Address
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+def complement(networks: Sequence[IPv4Network]) -> tuple[AddressRange, ...]:
+    """Every IPv4 address that is in none of these networks, which must not overlap.
+
+    Rule sets name what may pass and never what may not. While a table is replaced by a new one,
+    nf_tables may for a moment find no element in its sets (seen with Linux 6.18, also in anonymous
+    ones): "drop what is in the set" lets packets out then, "drop what is not in it" does not.
+    """
+    ranges = []
+    first = 0
+    for network in sorted(networks):
+        start, end = int(network.network_address), int(network.broadcast_address)
+        if start > first:
+            ranges.append(AddressRange(IPv4Address(first), IPv4Address(start - 1)))
+        first = end + 1
+    if first < 1 << 32:
+        ranges.append(AddressRange(IPv4Address(first), IPv4Address((1 << 32) - 1)))
+    return tuple(ranges)
+
+
+@dataclass(frozen=True, slots=True)
 class QuarantineContext:
     """Nothing leaves, nothing enters; programs may talk to each other over lo."""
 
@@ -45,7 +75,7 @@ class TorGuestContext:
     resolver: IPv4Address | None
     udp: bool
     transparent: bool
-    private: tuple[IPv4Network, ...]
+    public: tuple[AddressRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +87,7 @@ class I2pGuestContext:
     own: IPv4Address
     client: IPv4Address
     tcp_ports: tuple[int, ...]
-    private: tuple[IPv4Network, ...]
+    public: tuple[AddressRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +99,7 @@ class HostContext:
     app_user: str
     resolver: IPv4Address | None
     udp: bool
-    private: tuple[IPv4Network, ...]
+    public: tuple[AddressRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +147,7 @@ class InnerLinkContext:
     udp_ports: tuple[int, ...]
     mapped: IPv4Network | None
     transparent: bool
-    private: tuple[IPv4Network, ...]
+    public: tuple[AddressRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +161,7 @@ class UplinkContext:
     router: IPv4Address | None
     resolver: IPv4Address | None
     udp: bool
-    private: tuple[IPv4Network, ...]
+    public: tuple[AddressRange, ...]
 
 
 FirewallContext = QuarantineContext | TorGuestContext | I2pGuestContext | AppGuestContext
@@ -147,6 +177,7 @@ TAILS_NETWORKS = (
     ("onionshare", 12, (constants.SOCKS_DEFAULT, constants.CONTROL_FILTER_PORT)),
 )
 
+_PUBLIC = complement(constants.PRIVATE_RANGES)
 _TOR_TCP_PORTS = (*constants.SOCKS_PORTS, constants.CONTROL_FILTER_PORT)
 
 
@@ -178,7 +209,7 @@ def build_context(profile: Profile, variant: str = "") -> FirewallContext:
             constants.I2P_INNER.ip,
             constants.APP_I2P.ip,
             constants.I2P_PORTS,
-            constants.PRIVATE_RANGES,
+            _PUBLIC,
         )
     if profile is Profile.APP_GUEST:
         return _app_guest()
@@ -207,9 +238,7 @@ def build_host_context(*, resolver: IPv4Address | None, udp: bool) -> HostContex
     ``resolver``: whom tor-guest's transport asks for names, if it does. ``udp``: it needs UDP, or
     I2P runs.
     """
-    return HostContext(
-        constants.GATEWAY_USER, constants.APP_USER, resolver, udp, constants.PRIVATE_RANGES
-    )
+    return HostContext(constants.GATEWAY_USER, constants.APP_USER, resolver, udp, _PUBLIC)
 
 
 def default_variant(profile: Profile) -> str:
@@ -245,7 +274,7 @@ def _tor_guest(variant: str) -> TorGuestContext:
         None if transport == "tcp" else constants.UPLINK_RESOLVER,
         transport == "tcp-udp",
         variant.endswith(TRANSPARENT),
-        constants.PRIVATE_RANGES,
+        _PUBLIC,
     )
 
 
@@ -277,7 +306,7 @@ def _uplink(profile: Profile, facts: LinkConstants, variant: str, *, dhcp: bool)
         None if dhcp else facts.peer,
         constants.UPLINK_RESOLVER if tor and transport != "tcp" else None,
         not tor or transport == "tcp-udp",
-        constants.PRIVATE_RANGES,
+        _PUBLIC,
     )
 
 
@@ -296,7 +325,7 @@ def _inner_link(profile: Profile, facts: LinkConstants, variant: str) -> InnerLi
         constants.DNS_PORTS if tor else (),
         constants.MAPPED if tor else None,
         variant.endswith(TRANSPARENT),
-        constants.PRIVATE_RANGES,
+        _PUBLIC,
     )
 
 

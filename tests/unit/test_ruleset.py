@@ -7,10 +7,12 @@ After an intended change, write the golden files anew and read their difference:
 
 import re
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
+from tails_profiles.constants import PRIVATE_RANGES
 from tails_profiles.errors import RulesetError
 from tails_profiles.firewall import (
     QuarantineContext,
@@ -18,6 +20,7 @@ from tails_profiles.firewall import (
     all_rulesets,
     build_context,
     build_link_context,
+    complement,
     file_name,
     lease_elements,
     link_tables,
@@ -81,6 +84,37 @@ def test_no_rule_accepts_by_connection_state_alone(path: Path) -> None:
             assert "ct direction" in line
             assert "ifname" in line
             assert "ip saddr" in line or "ip daddr" in line or 'iifname "uplink"' in line
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.name)
+def test_no_rule_refuses_by_what_a_set_must_be_seen_to_hold(path: Path) -> None:
+    """A lookup may find nothing while the file is loaded again: that must not let a packet pass.
+
+    The one rule that does refuse so is about tags; "not IPv4" behind it refuses the same frames.
+    """
+    for line in path.read_text().splitlines():
+        lookups = re.findall(r"(!= )?(@\w+|\{ )", line) if RULE.match(line) else []
+        if " drop " in line:
+            assert all(unequal for unequal, _ in lookups) or line.endswith('"VLAN"'), line
+        else:
+            assert not any(unequal for unequal, _ in lookups), line
+
+
+def test_public_addresses_are_all_but_the_private_ones() -> None:
+    """Written by hand from the list of design: RFC 1918, 6598, 3927, 1122, multicast, reserved."""
+    assert [str(each) for each in complement(PRIVATE_RANGES)] == [
+        "1.0.0.0-9.255.255.255",
+        "11.0.0.0-100.63.255.255",
+        "100.128.0.0-126.255.255.255",
+        "128.0.0.0-169.253.255.255",
+        "169.255.0.0-172.15.255.255",
+        "172.32.0.0-192.167.255.255",
+        "192.169.0.0-223.255.255.255",
+    ]
+    assert [str(each) for each in complement([IPv4Network("128.0.0.0/1")])] == [
+        "0.0.0.0-127.255.255.255"
+    ]
+    assert [str(each) for each in complement([])] == ["0.0.0.0-255.255.255.255"]
 
 
 def test_rendering_twice_is_identical() -> None:

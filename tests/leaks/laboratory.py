@@ -34,7 +34,15 @@ from tails_profiles import constants as c
 from tails_profiles.command import Command
 from tails_profiles.constants import LinkConstants
 from tails_profiles.firewall import DHCP_LINK, lease_elements, proxy_elements
-from tails_profiles.links import IP, FoundLink, LinksPlan, Sysctl, plan, prepare_steps, steps
+from tails_profiles.links import (
+    IP,
+    FoundLink,
+    Step,
+    Sysctl,
+    plan,
+    prepare_steps,
+    steps,
+)
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render_named
 
@@ -253,6 +261,8 @@ class Laboratory:
         self._fence = self._make_fence()
         known = c.LINKS[self.profile]
         self.ends = {facts.name: self._wire(facts) for facts in known}
+        for end in self.ends.values():
+            end.open()
         self.texts = {
             INET: self._text(None),
             **{
@@ -269,17 +279,14 @@ class Laboratory:
             dhcp=self.dhcp,
         )
         run("ip", "link", "set", "lo", "up", namespace=self.guest)
-        self._nft(self.texts[INET])
-        self._follow(self.plan)
+        self._rise()
         if self.dhcp:
             run("ip", "address", "add", str(c.UPLINK), "dev", "uplink", namespace=self.guest)
             run("ip", "route", "add", "default", "via", str(c.UPLINK_ROUTER), namespace=self.guest)
         for path, value in _LABORATORY_SETTINGS.items():
             with suppress(FileNotFoundError):  # not every kernel has each of them in a namespace
                 self.sysctl(path, value)
-        self._nft("table netdev witness {\n" + "".join(map(_witness_chain, self.ends)) + "}\n")
-        for end in self.ends.values():
-            end.open()
+        self.nft("table netdev witness {\n" + "".join(map(_witness_chain, self.ends)) + "}\n")
         self.layers = self._make_layers()
         self._restored = {
             path: self.read_sysctl(path) for layer in self.layers.values() for path in layer.sysctls
@@ -291,7 +298,7 @@ class Laboratory:
         if self.proxy and (link is None or c.LINKS[self.profile][0].name == link):
             text += proxy_elements(self.proxy, link)
         if table == DHCP_LINK:
-            text += lease_elements(c.UPLINK.ip, c.UPLINK_ROUTER)
+            text += lease_elements((c.UPLINK.ip, c.UPLINK_ROUTER))
         return text
 
     def _namespace(self, name: str) -> str:
@@ -334,15 +341,21 @@ class Laboratory:
         resolver = () if self.variant in {"", "tcp"} or self.dhcp else (c.UPLINK_RESOLVER,)
         return UplinkEnd(namespace, device, facts, neighbours=(c.UPLINK_ROUTER, *resolver))
 
-    def _follow(self, links: LinksPlan) -> None:
-        for step in steps(links):
-            if isinstance(step, Command):
-                run(*step.argv, namespace=self.guest)
-            elif isinstance(step, Sysctl):
-                with suppress(FileNotFoundError) if step.optional else nullcontext():
-                    self.sysctl(step.path, step.value)
-            else:
-                self._nft(self.texts["uplink" if step.table == DHCP_LINK else step.table])
+    def _rise(self) -> None:
+        """Load the rules and bring the links up; the captures run already."""
+        self.nft(self.texts[INET])
+        for step in steps(self.plan):
+            self.carry_out(step)
+
+    def carry_out(self, step: Step) -> None:
+        """One step of the plan, in the guest."""
+        if isinstance(step, Command):
+            run(*step.argv, namespace=self.guest)
+        elif isinstance(step, Sysctl):
+            with suppress(FileNotFoundError) if step.optional else nullcontext():
+                self.sysctl(step.path, step.value)
+        else:
+            self.nft(self.texts["uplink" if step.table == DHCP_LINK else step.table])
 
     def _make_layers(self) -> dict[str, Layer]:
         """Every layer there is, by name."""
@@ -399,7 +412,7 @@ class Laboratory:
         for name in sorted(wanted ^ self.removed):
             script += self._switch(self.layers[name], away=name in wanted)
         if script:
-            self._nft(script)
+            self.nft(script)
         self.removed = wanted
 
     def _switch(self, layer: Layer, *, away: bool) -> str:
@@ -437,7 +450,8 @@ class Laboratory:
             self.without(before | {table})
             self.without(before)
 
-    def _nft(self, script: str) -> None:
+    def nft(self, script: str) -> None:
+        """Load a rule set in the guest, in one transaction."""
         run("nft", "-f", "-", namespace=self.guest, stdin=script)
 
     def sysctl(self, path: str, value: str) -> None:
@@ -451,6 +465,14 @@ class Laboratory:
             return Path("/proc/sys", path).read_text(encoding="ascii").strip()
 
     # ---- packets
+
+    def settle_everywhere(self) -> None:
+        """The same as ``settle`` for what others have sent from any processor."""
+        mine = os.sched_getaffinity(0)
+        for cpu in self._cpus:
+            os.sched_setaffinity(0, {cpu})
+            self.settle()
+        os.sched_setaffinity(0, mine)
 
     def settle(self) -> None:
         """Return when everything that was sent so far has been handled."""

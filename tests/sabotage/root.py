@@ -71,6 +71,7 @@ def _run(*argv: str) -> None:
 
 
 if __name__ == "__main__":
-    base()
+    for each in SUITES:
+        base(each)
     layer()
     sys.exit(0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
-from tails_profiles import constants, firewall, links, settings, torrc
+from tails_profiles import constants, firewall, i2pd, links, settings, torrc
 from tails_profiles.announce import Announcement
 from tails_profiles.errors import (
     DetectionError,
@@ -27,7 +27,7 @@ from tails_profiles.paths import Paths
 from tails_profiles.profile import PROFILES, Profile
 from tails_profiles.selection import Selection, select
 from tails_profiles.session import session_files
-from tails_profiles.settings import Settings
+from tails_profiles.settings import I2pSettings, Settings
 from tails_profiles.system import dmi, files, journal, nft, settings_disk, units
 from tails_profiles.system import links as link_edge
 from tails_profiles.system.serial import announce
@@ -251,6 +251,8 @@ def write_configuration(values: Settings, paths: Paths) -> None:
     if values.profile is Profile.APP_GUEST:
         for name, text in session_files(values).items():
             files.write_atomic(paths.session / name, text)
+    if values.profile is Profile.I2P_GUEST and values.i2p is not None:
+        _write_i2pd(values.i2p, paths)
     if values.tor is not None:
         programs = {program for each in torrc.PLUGINS.values() for program in each}
         installed = frozenset(
@@ -260,6 +262,22 @@ def write_configuration(values: Settings, paths: Paths) -> None:
         files.write_atomic(
             paths.torrc, torrc.torrc(values.tor, installed), 0o640, constants.TOR_USER
         )
+
+
+def _write_i2pd(values: I2pSettings, paths: Paths) -> None:
+    bundle = next(
+        (each for each in i2pd.BUNDLES if (paths.root / each.lstrip("/")).is_file()), None
+    )
+    try:
+        additions = (paths.root / i2pd.ADDITIONS.lstrip("/")).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        additions = ""
+    files.write_atomic(paths.i2pd_conf, i2pd.i2pd_conf(values, bundle, additions))
+    resolvers = constants.I2P_RESOLVERS if i2pd.asks_names(values, bundle) else ()
+    files.write_atomic(
+        paths.i2pd_resolv_conf,
+        "".join(f"nameserver {each}\n" for each in resolvers) or "# no names\n",
+    )
 
 
 def record(paths: Paths, selection: Selection, **facts: Any) -> None:  # noqa: ANN401

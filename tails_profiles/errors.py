@@ -106,6 +106,19 @@ class TransportError(SettingsError):
         self.programs = tuple(programs)
 
 
+class ReseedError(SettingsError):
+    """The settings want the image's first I2P routers, and it ships none."""
+
+    reason = "i2p"
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        super().__init__(
+            "the first I2P routers are to come from the image, and it has none",
+            hint=f"looked for {' and '.join(paths)}",
+        )
+        self.paths = tuple(paths)
+
+
 class RulesetError(ProfilesError):
     """A rule set cannot be rendered, found or loaded."""
 

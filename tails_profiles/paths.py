@@ -82,6 +82,21 @@ class Paths:
         return self.state / "torrc"
 
     @property
+    def i2pd_conf(self) -> Path:
+        """All of i2p-guest's router's configuration; mounted in its unit alone."""
+        return self.state / "i2pd.conf"
+
+    @property
+    def i2pd_resolv_conf(self) -> Path:
+        """Who its router, and nobody else, asks for names; only where it must."""
+        return self.state / "i2pd-resolv.conf"
+
+    @property
+    def i2p_data(self) -> Path:
+        """What the router has stored."""
+        return self.root / "var/lib/i2pd"
+
+    @property
     def network_manager(self) -> Path:
         """Tells NetworkManager in app-guest to leave the links alone."""
         return self.root / "run/NetworkManager/conf.d/90-tails-profiles.conf"

@@ -1,49 +1,116 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Tell the host how far a gateway's service is: ``starting``, percentages, ``ready``.
 
-``python3 -I -m tails_profiles.progress`` runs beside Tor; it ends when Tor is ready, or
-with a status other than 0 when Tor went away, and is then started anew by systemd.
+``python3 -I -m tails_profiles.progress`` runs beside Tor or the I2P router; it ends when that is
+ready, or with a status other than 0 when Tor went away, and is then started anew by systemd.
 """
 
 import logging
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from tails_profiles.announce import Announcement
-from tails_profiles.errors import ProfilesError
+from tails_profiles.errors import DetectionError, ProfilesError
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
-from tails_profiles.system import journal, tor, units
+from tails_profiles.system import files, i2p, journal, tor, units
 from tails_profiles.system.serial import announce
 
 log = logging.getLogger(__name__)
 
-TOR_UNIT = "tails-profiles-tor.service"
+#: Seconds between two looks at the I2P router, which tells nobody by itself.
+INTERVAL = 2.0
 
 
-def announcements(percents: Iterable[int]) -> Iterable[Announcement]:
-    """tor-guest's lines for a bootstrap: one for each percentage, and ``ready`` at its end."""
-    yield Announcement(Profile.TOR_GUEST, "starting")
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a gateway runs: its unit, its word on the serial port, and where percentages come from.
+
+    ``progress`` ends with the service being ready, or yields None when it may have given up.
+    """
+
+    unit: str
+    word: str
+    progress: Callable[[Paths], Iterator[int | None]]
+
+
+def i2p_progress(paths: Paths, sleep: Callable[[float], None] = time.sleep) -> Iterator[int | None]:
+    """Every change of the router's percentage, until it is 100; None while it does not listen."""
+    last = -1
+    while last < 100:
+        state = i2p.read_state(paths)
+        if not state.listening:
+            yield None
+        if state.percent != last:
+            last = state.percent
+            log.info("%s", state.note)
+            yield last
+        if last < 100:
+            sleep(INTERVAL)
+
+
+SERVICES: Mapping[Profile, Service] = MappingProxyType(
+    {
+        Profile.TOR_GUEST: Service(
+            "tails-profiles-tor.service", "tor", lambda _: iter(tor.progress())
+        ),
+        Profile.I2P_GUEST: Service("tails-profiles-i2p.service", "i2p", i2p_progress),
+    }
+)
+
+
+def announcements(
+    profile: Profile, percents: Iterable[int | None], has_failed: Callable[[], bool]
+) -> Iterator[Announcement]:
+    """A gateway's lines: one for each percentage, and ``ready`` at their end.
+
+    At a None it is asked whether the service has given up: then ``failed``, and nothing more.
+    """
+    word = SERVICES[profile].word
+    yield Announcement(profile, "starting")
     for percent in percents:
-        yield Announcement(Profile.TOR_GUEST, "tor", percent=percent)
-    yield Announcement(Profile.TOR_GUEST, "ready")
+        if percent is not None:
+            yield Announcement(profile, word, percent=percent)
+        elif has_failed():
+            yield Announcement(profile, "failed", reason=word)
+            return
+    yield Announcement(profile, "ready")
 
 
-def main(say: Callable[[Announcement, Paths], None] = announce) -> int:
-    """Announce until Tor is ready, or that it gave up; returns the exit status."""
+def _profile(paths: Paths) -> Profile:
+    selection = files.read_json(paths.selection) or {}
+    for profile in SERVICES:
+        if selection.get("profile") == profile:
+            return profile
+    raise DetectionError(f"{paths.selection} names no gateway")
+
+
+def main(say: Callable[[Announcement, Paths], None] = announce, paths: Paths | None = None) -> int:
+    """Announce until the service is ready, or that it gave up; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[journal.handler()])
+    where = paths or Paths()
     try:
-        if units.properties(TOR_UNIT, "ActiveState").get("ActiveState") == "failed":
-            log.error("%s has given up", TOR_UNIT)
-            say(Announcement(Profile.TOR_GUEST, "failed", reason="tor"), Paths())
+        profile = _profile(where)
+        service = SERVICES[profile]
+
+        def has_failed() -> bool:
+            state = units.properties(service.unit, "ActiveState").get("ActiveState")
+            return state == "failed"
+
+        if has_failed():
+            log.error("%s has given up", service.unit)
+            say(Announcement(profile, "failed", reason=service.word), where)
             return 0
-        for announcement in announcements(tor.progress()):
-            say(announcement, Paths())
+        for announcement in announcements(profile, service.progress(where), has_failed):
+            say(announcement, where)
             journal.notify(announcement.line().strip())
     except ProfilesError as err:
         log.error("%s", err)  # noqa: TRY400 - an expected failure is one line
         return err.exit_status
-    log.info("Tor is ready")
+    log.info("%s: %s", service.unit, announcement.word)
     return 0
 
 

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tails_profiles.errors import DamagedStateError
+from tails_profiles.i2pd import ROUTERS_WANTED
+
+#: More than the answers to all questions for the names of ten reseed servers, repeated: beyond it
+#: datagrams are routers'.
+DATAGRAMS_OF_A_RESEED = 100
 
 #: The last step of the boot that was done, in words.
 STAGES = {
@@ -30,6 +35,44 @@ class TorStatus:
 
     percent: int | None
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class I2pStatus:
+    """i2p-guest's router, seen from outside.
+
+    ``listening``: both proxies are open. ``known``: routers it has stored, None to whoever may not
+    look. ``peers``: routers it has a TCP connection with; ``datagrams``: UDP ones that came in.
+    """
+
+    listening: bool
+    known: int | None
+    peers: int
+    datagrams: int
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether routers answer it, by either transport."""
+        return self.peers > 0 or self.datagrams > DATAGRAMS_OF_A_RESEED
+
+    @property
+    def percent(self) -> int:
+        """How far it is: 10 for open proxies, up to 80 for enough routers, 10 for one that answers.
+
+        With 100 a page can be asked for; the first may still take a minute, until tunnels stand.
+        """
+        if not self.listening or self.known is None:
+            return 0
+        known = min(self.known, ROUTERS_WANTED) * 80 // ROUTERS_WANTED
+        return 10 + known + (10 if self.is_answered else 0)
+
+    @property
+    def note(self) -> str:
+        """Words for a person."""
+        if not self.listening:
+            return "the I2P router has not opened its proxies"
+        known = "?" if self.known is None else self.known
+        return f"{known} routers known, {'some answer' if self.is_answered else 'none answers yet'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +134,7 @@ class Status:
     loaded: bool | None
     links: tuple[LinkStatus, ...]
     tor: TorStatus | None
+    i2p: I2pStatus | None
     lease: str | None
     target: str | None
     target_state: str
@@ -109,6 +153,7 @@ class Status:
             "loaded": self.loaded,
             "links": [{"name": link.name, "mac": link.mac, "up": link.up} for link in self.links],
             "tor": {"percent": self.tor.percent, "note": self.tor.note} if self.tor else None,
+            "i2p": {"percent": self.i2p.percent, "note": self.i2p.note} if self.i2p else None,
             "lease": self.lease,
             "target": self.target,
             "target_state": self.target_state,
@@ -136,6 +181,7 @@ class Status:
             ("links", links or "none"),
             ("lease", self.lease),
             ("tor", self.tor and self.tor.note),
+            ("i2p", self.i2p and self.i2p.note),
             ("target", self.target and f"{self.target}, {self.target_state}"),
         ]
         return [(name, value) for name, value in shown if value]

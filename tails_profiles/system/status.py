@@ -9,7 +9,7 @@ from tails_profiles.paths import Paths
 from tails_profiles.profile import PROFILES, Profile
 from tails_profiles.selection import Selection, select, selection_from_json
 from tails_profiles.status import LinkStatus, Status, recorded
-from tails_profiles.system import dmi, files, nft, tor, units
+from tails_profiles.system import dmi, files, i2p, nft, tor, units
 from tails_profiles.system.links import has_parent
 
 
@@ -41,6 +41,7 @@ def read_status(paths: Paths) -> Status:
         _loaded() if profile.is_guest else None,
         tuple(_links(paths)),
         tor.bootstrap() if profile is Profile.TOR_GUEST else None,
+        i2p.read_state(paths) if profile is Profile.I2P_GUEST else None,
         said.lease,
         target,
         _state(target),

@@ -104,6 +104,9 @@ for pair in $4; do
     : > "$root/dev/${pair%%=*}"
     mount --bind "${pair#*=}" "$root/dev/${pair%%=*}"
 done
+# As udev's rules give it to a group.
+chroot "$root" chgrp dialout /dev/ttyS0
+chmod 660 "$root/dev/ttyS0"
 [ ! -e "$work/mem" ] || cp "$work/mem" "$root/dev/mem"
 [ ! -d "$work/firmware" ] || mount --bind "$work/firmware" "$root/sys/firmware"
 

@@ -18,9 +18,9 @@ from tests.sabotage.boot import FACTOR, I2P_LINKS, LEASE, TOR_LINKS, Boot, Machi
 
 pytestmark = [pytest.mark.lab, pytest.mark.boots]
 
+TOP = Path(__file__).parents[2]
 TOR = {"bios_vendor": b"tails-profile:tor-guest"}
 I2P = {"bios_vendor": b"tails-profile:i2p-guest"}
-# A plain file in the port's place: what was said last can be read in it.
 # The same program with its waits shortened.
 IMPATIENT = {
     "etc/systemd/system/tails-profiles-lease.service.d/lab.conf": (
@@ -56,6 +56,13 @@ def wait_until(boot: Boot, condition: str) -> None:
     deadline = time.monotonic() + 30 * FACTOR
     while boot.execute(condition)[0] != 0:
         assert time.monotonic() < deadline, f"{condition}\n{boot.journal()}"
+        time.sleep(0.1)
+
+
+def wait_until_said(boot: Boot, terminal: str, words: str) -> None:
+    deadline = time.monotonic() + 30 * FACTOR
+    while words not in boot.said(terminal):
+        assert time.monotonic() < deadline, f"{boot.said(terminal)!r}\n{boot.journal()}"
         time.sleep(0.1)
 
 
@@ -108,6 +115,59 @@ def test_lease_over_our_own_networks_ends_with_the_uplink_down(work: Path) -> No
         assert "tor-guest failed network" in boot.said("ttyS0")
         assert "10.1.2.0/29" in boot.succeed("tails-profiles status")
         assert all(is_request(frame) for frame in boot.frames())
+
+
+# What the image's own router would do, and whom it would call.
+IMAGES_OWN = {
+    "etc/i2pd/i2pd.conf": "[http]\nenabled = true\nport = 7070\n",
+    "etc/i2pd/tunnels.conf": "[evil]\ntype = client\nport = 6668\ndestination = irc.i2p\n",
+}
+
+
+def test_i2p_guest_runs_a_router_with_our_configuration_alone(work: Path) -> None:
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files=IMAGES_OWN)
+    with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
+        wait_until(boot, "systemctl is-active --quiet tails-profiles-i2p.service")
+        assert not boot.is_active("i2pd.service")
+        process = boot.succeed("systemctl show -P MainPID tails-profiles-i2p.service").strip()
+        assert boot.succeed(f"ps -o user:20= -p {process}").strip() == "i2pd"
+        root = f"/proc/{process}/root"
+        assert boot.succeed(f"ls {root}/etc/i2pd").split() == ["i2pd.conf"]
+        assert (
+            boot.succeed(f"cat {root}/etc/i2pd/i2pd.conf")
+            == (TOP / "tests/golden/i2pd/default.conf").read_text()
+        )
+        # The router looks up names of its first peers; nobody else in the guest can.
+        assert boot.succeed(f"cat {root}/etc/resolv.conf").startswith("nameserver 9.9.9.9\n")
+        assert "nameserver" not in boot.succeed("cat /etc/resolv.conf")
+        for frame in boot.frames():
+            packet = Ether(frame)
+            assert is_request(frame) or packet[ARP].pdst == "10.0.2.2", packet.summary()
+
+
+def test_i2p_guest_opens_two_ports_and_says_how_far_it_is(work: Path) -> None:
+    # A bundle without routers: nothing is looked for online.
+    bundle = {"usr/share/i2pd/tails-profiles/reseed.zip": ""}
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **bundle})
+    with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
+        wait_until_said(boot, "ttyS0", "tails-profiles 1 i2p-guest i2p 10")
+        # A screen shows the same to whoever sits before it.
+        wait_until_said(boot, "tty1", "0 routers known, none answers yet")
+        listening = {line.split()[3] for line in boot.succeed("ss -Hnlt").splitlines()}
+        assert listening == {"10.1.3.1:4444", "10.1.3.1:4447"}
+        assert "0 routers known, none answers yet" in boot.succeed("tails-profiles status")
+        assert json.loads(boot.succeed("tails-profiles status --json"))["i2p"]["percent"] == 10
+
+
+def test_router_that_gives_up_is_told_to_the_host(work: Path) -> None:
+    broken = {
+        "etc/systemd/system/tails-profiles-i2p.service.d/lab.conf": (
+            "[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=0\n"
+        ),
+    }
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files=broken)
+    with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
+        wait_until_said(boot, "ttyS0", "tails-profiles 1 i2p-guest failed i2p")
 
 
 @pytest.mark.parametrize(

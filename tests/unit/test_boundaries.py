@@ -18,6 +18,7 @@ PURE = (
     "constants",
     "errors",
     "firewall",
+    "i2pd",
     "launch",
     "launch_steps",
     "lease",

@@ -15,7 +15,7 @@ from tails_profiles.cli import build_parser, main
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile
 from tails_profiles.selection import Selection
-from tails_profiles.status import LinkStatus, Status, TorStatus
+from tails_profiles.status import I2pStatus, LinkStatus, Status, TorStatus
 from tests.unit.test_launch import plan as launch_plan
 
 SEEDS = {profile: bytes(64) for profile in GUESTS}
@@ -119,7 +119,7 @@ def test_manual_names_every_json_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plan = launch_plan(i2p=True)
     status = Status(
         "normal", None, "", None, None, None, None, (LinkStatus("a", "b", up=True),),
-        TorStatus(1, ""), None, None, "", None, None,
+        TorStatus(1, ""), I2pStatus(False, 0, 0, 0), None, None, "", None, None,
     )  # fmt: skip
     for command, value in (
         ("detect", Selection(next(iter(PROFILES)), None, None, "").to_json()),

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A private I2P network in namespaces, of real i2pd routers, with one site in it.
+
+Five routers, all floodfill, live in one namespace, their addresses on its loopback; the site is
+behind the fifth. ``Guests`` are app-guest and i2p-guest with their real rule sets and link tables,
+and i2p-guest's router with the configuration and the command line that ship.
+"""
+
+import base64
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tails_profiles import constants as c
+from tails_profiles.i2pd import i2pd_conf
+from tails_profiles.profile import Profile
+from tails_profiles.ruleset import render_named
+from tails_profiles.settings import I2pSettings
+from tests.lab.tornet import run, wait_for
+
+TOP = Path(__file__).parents[2]
+ROUTERS = tuple(f"198.18.1.{number}" for number in range(1, 6))
+PORT = 5000
+PAGE = "This page came through I2P.\n"
+I2PD = "/usr/bin/i2pd"
+#: What a guest of this network needs beyond its own configuration: the network's number, and that
+#: a range reserved for benchmarks holds routers.
+ADDITIONS = "netid = 23\nreservedrange = false\n"
+
+_ROUTER = """\
+netid = 23
+ipv4 = true
+ipv6 = false
+nat = false
+host = {address}
+address4 = {address}
+port = 5000
+reservedrange = false
+bandwidth = X
+share = 100
+floodfill = true
+tunconf = {directory}/tunnels.conf
+[ntcp2]
+enabled = true
+published = true
+port = 5000
+[ssu2]
+enabled = true
+published = true
+port = 5000
+[reseed]
+threshold = 0
+verify = false
+urls =
+yggurls =
+[persist]
+profiles = false
+[exploratory]
+inbound.length = 1
+outbound.length = 1
+[http]
+enabled = false
+[httpproxy]
+enabled = false
+[socksproxy]
+enabled = false
+[sam]
+enabled = false
+[upnp]
+enabled = false
+[addressbook]
+enabled = false
+[nettime]
+enabled = false
+"""
+_SITE = """\
+[site]
+type = http
+host = 127.0.0.1
+port = 8080
+keys = site.dat
+inbound.length = 1
+outbound.length = 1
+inbound.quantity = 2
+outbound.quantity = 2
+"""
+
+
+_NAT = """\
+table ip nat {
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        oifname "wan" masquerade
+    }
+}
+"""
+
+
+def identity(path: Path) -> bytes:
+    """The hash of the identity that a router's or a destination's file begins with.
+
+    387 bytes of keys and certificate header, then a certificate as long as that says (I2P's common
+    structures, KeysAndCert).
+    """
+    data = path.read_bytes()
+    (length,) = struct.unpack(">H", data[385:387])
+    return hashlib.sha256(data[: 387 + length]).digest()
+
+
+class I2pNetwork:
+    """The network; ``prefix`` begins the name of its namespace."""
+
+    def __init__(self, directory: Path, prefix: str) -> None:
+        self.directory = directory
+        self.namespace = f"{prefix}net"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        directory.mkdir(parents=True)
+        directory.chmod(0o755)
+
+    def start(self) -> None:
+        """Routers with identities, each knowing all; a client can join when this returns."""
+        run("ip", "netns", "add", self.namespace)
+        run("ip", "-n", self.namespace, "link", "set", "lo", "up")
+        for address in ROUTERS:
+            run("ip", "-n", self.namespace, "address", "add", f"{address}/32", "dev", "lo")
+        self._serve_page()
+        for number, address in enumerate(ROUTERS, 1):
+            home = self._home(number)
+            home.mkdir(mode=0o700)
+            (home / "i2pd.conf").write_text(_ROUTER.format(address=address, directory=home))
+            (home / "tunnels.conf").write_text(_SITE if number == len(ROUTERS) else "")
+            run("chown", "-R", "i2pd:", str(home))
+        first = [self._start_router(number) for number in range(1, len(ROUTERS) + 1)]
+        files = [self._home(number) / "router.info" for number in range(1, len(ROUTERS) + 1)]
+        site = self._home(len(ROUTERS)) / "site.dat"
+        wait_for("identities", lambda: all(path.exists() for path in (*files, site)), 30)
+        for process in first:
+            process.terminate()
+            process.wait()
+        self.routers = {self._name(path): path.read_bytes() for path in files}
+        for number in range(1, len(ROUTERS) + 1):
+            for name, data in self.routers.items():
+                path = self._home(number) / f"netDb/r{name[len('routerInfo-')]}/{name}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            run("chown", "-R", "i2pd:", str(self._home(number)))
+        self._processes += [self._start_router(number) for number in range(1, len(ROUTERS) + 1)]
+
+    def bundle(self, path: Path) -> None:
+        """Write what an image would ship: every router's description, as i2pd reads it."""
+        with zipfile.ZipFile(path, "w") as file:
+            for name, data in self.routers.items():
+                file.writestr(name, data)
+
+    @property
+    def site(self) -> str:
+        """The site's name."""
+        digest = identity(self._home(len(ROUTERS)) / "site.dat")
+        return base64.b32encode(digest).decode().lower().rstrip("=") + ".b32.i2p"
+
+    def _home(self, number: int) -> Path:
+        return self.directory / f"router{number}"
+
+    @staticmethod
+    def _name(path: Path) -> str:
+        return f"routerInfo-{base64.b64encode(identity(path), b'-~').decode()}.dat"
+
+    def _start_router(self, number: int) -> subprocess.Popen[bytes]:
+        home = self._home(number)
+        log = (home / "log").open("ab")
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self.namespace, "setpriv", "--reuid=i2pd", "--regid=i2pd",
+             "--clear-groups", I2PD, f"--datadir={home}", f"--conf={home}/i2pd.conf"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home,
+        )  # fmt: skip
+
+    def _serve_page(self) -> None:
+        root = self.directory / "page"
+        root.mkdir()
+        (root / "index.html").write_text(PAGE)
+        self._processes.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", self.namespace, "/usr/bin/python3", "-m", "http.server",
+                 "8080", "--bind", "127.0.0.1", "--directory", str(root)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End every process and the namespace."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        subprocess.run(["ip", "netns", "delete", self.namespace], capture_output=True, check=False)
+
+
+class Guests:
+    """app-guest, i2p-guest, the link between them, and a NAT between the uplink and the routers.
+
+    Routers refuse a private address, which is what i2p-guest has: as with a hypervisor, they see
+    its NAT's.
+    """
+
+    def __init__(self, directory: Path, network: I2pNetwork, prefix: str) -> None:
+        self.network = network
+        self.root = directory / "root"
+        self.app, self.gateway, self.nat = f"{prefix}app", f"{prefix}i2p", f"{prefix}nat"
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for name in (self.app, self.gateway, self.nat):
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "-n", self.app, "link", "add", "i2p", "type", "veth", "peer", "name", "inner",
+            "netns", self.gateway)  # fmt: skip
+        app, gateway = (str(c.APP_I2P.ip), c.APP_I2P_MAC), (str(c.I2P_INNER.ip), c.I2P_MAC)
+        self._inner(self.app, "i2p", c.APP_I2P_MAC, str(c.APP_I2P), gateway)
+        self._inner(self.gateway, "inner", c.I2P_MAC, str(c.I2P_INNER), app)
+        self._uplink()
+        for name, profile, link in (
+            (self.app, Profile.APP_GUEST, "i2p"),
+            (self.gateway, Profile.I2P_GUEST, "inner"),
+            (self.gateway, Profile.I2P_GUEST, "uplink"),
+        ):
+            self._load(name, render_named(profile))
+            self._load(name, render_named(profile, "", link))
+        self.capture = packet_socket(self.nat, "lan")
+
+    @staticmethod
+    def _inner(name: str, link: str, mac: str, address: str, peer: tuple[str, str]) -> None:
+        run("ip", "-n", name, "link", "set", "dev", link, "address", mac, "arp", "off")
+        run("ip", "-n", name, "address", "add", address, "dev", link)
+        run("ip", "-n", name, "neighbour", "replace", peer[0], "lladdr", peer[1], "nud",
+            "permanent", "dev", link)  # fmt: skip
+        run("ip", "-n", name, "link", "set", link, "up")
+
+    def _uplink(self) -> None:
+        outside, inside = self.network.namespace, self.gateway
+        for name, link, other, peer in (
+            (self.nat, "lan", inside, "uplink"),
+            (self.nat, "wan", outside, "nat"),
+        ):
+            run("ip", "-n", name, "link", "add", link, "type", "veth", "peer", "name", peer,
+                "netns", other)  # fmt: skip
+            for where, which in ((name, link), (other, peer)):
+                run("ip", "netns", "exec", where, "sysctl", "-qw",
+                    f"net.ipv6.conf.{which}.disable_ipv6=1")  # fmt: skip
+        run("ip", "-n", inside, "link", "set", "dev", "uplink", "address", c.I2P_UPLINK_MAC)
+        for name, link, address in (
+            (self.nat, "lan", f"{c.UPLINK_ROUTER}/24"),
+            (self.nat, "wan", "198.18.2.2/24"),
+            (outside, "nat", "198.18.2.1/24"),
+            (inside, "uplink", str(c.UPLINK)),
+        ):
+            run("ip", "-n", name, "address", "add", address, "dev", link)
+            run("ip", "-n", name, "link", "set", link, "up")
+        run("ip", "-n", inside, "route", "add", "default", "via", str(c.UPLINK_ROUTER))
+        run("ip", "-n", self.nat, "route", "add", "198.18.1.0/24", "via", "198.18.2.1")
+        run("ip", "netns", "exec", self.nat, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self._load(self.nat, _NAT)
+
+    @staticmethod
+    def _load(name: str, text: str) -> None:
+        run("ip", "netns", "exec", name, "nft", "-f", "-", stdin=text)
+
+    def start_router(self) -> None:
+        """i2p-guest's router: the unit's command line, and what the firewall step writes."""
+        data, library = self.root / "var/lib/i2pd", self.root / "etc/i2pd"
+        for path in (data, library, self.root / "run/i2pd"):
+            path.mkdir(parents=True)
+        # State is looked for below one root: the kernel's sockets are these namespaces' own.
+        (self.root / "proc").symlink_to("/proc")
+        bundle = self.root / "reseed.zip"
+        self.network.bundle(bundle)
+        text = i2pd_conf(I2pSettings(), str(bundle), ADDITIONS)
+        (library / "i2pd.conf").write_text(text)
+        run("chown", "-R", "i2pd:", str(self.root))
+        unit = (TOP / "units/tails-profiles-i2p.service").read_text().replace("\\\n", "")
+        (command,) = (line for line in unit.splitlines() if line.startswith("ExecStart="))
+        words = command.removeprefix("ExecStart=").split()
+        for here in ("/etc/i2pd", "/var/lib/i2pd", "/run/i2pd"):
+            words = [word.replace(f"={here}", f"={self.root}{here}") for word in words]
+        self._processes.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", self.gateway, "setpriv", "--reuid=i2pd", "--regid=i2pd",
+                 "--clear-groups", *words],
+                stdin=subprocess.DEVNULL, stdout=(self.root / "log").open("wb"),
+                stderr=subprocess.STDOUT, cwd=data,
+            )
+        )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        """What the router printed."""
+        return (self.root / "log").read_text(errors="replace")
+
+    def execute(
+        self, name: str, *argv: str, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """A command in a namespace, to its end."""
+        return subprocess.run(
+            ["ip", "netns", "exec", name, *argv],
+            capture_output=True, text=True, check=False, timeout=timeout,
+        )  # fmt: skip
+
+    def fetch(self, url: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """curl in app-guest; by default through i2p-guest's HTTP proxy."""
+        proxy = options or ("--proxy", f"http://{c.I2P_INNER.ip}:{c.I2P_HTTP_PORT}")
+        return self.execute(
+            self.app, "curl", "--silent", "--show-error", "--max-time", "20", "--write-out",
+            "\n%{http_code}", *proxy, url,
+        )  # fmt: skip
+
+    def frames(self) -> Iterator[bytes]:
+        """What i2p-guest has put on its uplink so far."""
+        self.capture.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, address = self.capture.recvfrom(65536)
+                if address[2] != socket.PACKET_OUTGOING:
+                    yield frame
+
+    def close(self) -> None:
+        """End every process and namespace."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self.capture.close()
+        for name in (self.app, self.gateway, self.nat):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def inside(namespace: str, action: Callable[[], object]) -> object:
+    """The result of a call in a network namespace; a thread of its own goes there and ends."""
+    answer: list[object] = []
+
+    def call() -> None:
+        descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(descriptor, 0x40000000) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(descriptor)
+        answer.append(action())
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    return answer[0]
+
+
+def packet_socket(namespace: str, link: str) -> socket.socket:
+    """A packet socket on a link of a namespace, with room for a whole test."""
+    made = inside(
+        namespace, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    )
+    assert isinstance(made, socket.socket)
+    made.bind((link, 0))
+    made.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+    return made

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""app-guest reaches I2P through i2p-guest's router, and nothing else through it."""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.all import ARP, IP, TCP, UDP, Ether  # type: ignore[attr-defined]
+
+from tails_profiles import constants as c
+from tails_profiles.profile import Profile
+from tails_profiles.ruleset import render_named
+from tails_profiles.status import I2pStatus
+from tests.lab.i2pnet import PAGE, PORT, ROUTERS, TOP, Guests, I2pNetwork, packet_socket
+from tests.lab.tornet import run, wait_for
+
+# The network and the router's tunnels need half a minute.
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+ROUTERS_USER = ("setpriv", "--reuid=i2pd", "--regid=i2pd", "--clear-groups")
+SOCKS = ("--socks5-hostname", f"{c.I2P_INNER.ip}:{c.I2P_SOCKS_PORT}")
+#: Ports of a router's other interfaces, as i2pd has them by default (console, SAM, BOB, I2CP,
+#: I2PControl), and Java I2P's console.
+INTERFACES = (7070, 7656, 2827, 7654, 7650, 7657)
+
+
+@pytest.fixture(scope="module")
+def guests() -> Iterator[Guests]:
+    # Not pytest's directory: the router's account must be able to enter it.
+    directory = Path(tempfile.mkdtemp(prefix="tp-i2p-", dir="/dev/shm"))
+    directory.chmod(0o755)
+    prefix = f"tpi{os.getpid()}"
+    network = I2pNetwork(directory / "network", prefix)
+    made = None
+    try:
+        network.start()
+        made = Guests(directory, network, prefix)
+        made.start_router()
+        wait_for("the site", lambda: PAGE in made.fetch(f"http://{network.site}/").stdout, 180)
+        yield made
+    finally:
+        if made:
+            made.close()
+        network.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_site_comes_through_both_proxies(guests: Guests) -> None:
+    url = f"http://{guests.network.site}/"
+    assert guests.fetch(url).stdout == PAGE + "\n200"
+    assert guests.fetch(url, *SOCKS).stdout == PAGE + "\n200"
+
+
+def test_uplink_carries_nothing_but_the_routers_own_traffic(guests: Guests) -> None:
+    assert guests.fetch(f"http://{guests.network.site}/").stdout.startswith(PAGE)
+    frames = [Ether(frame) for frame in guests.frames()]
+    assert any(TCP in frame or UDP in frame for frame in frames)
+    for frame in frames:
+        assert frame.src == c.I2P_UPLINK_MAC
+        if ARP in frame:
+            assert (frame[ARP].psrc, frame[ARP].pdst) == ("10.0.2.15", "10.0.2.2")
+            continue
+        assert frame[IP].src == "10.0.2.15", frame.summary()
+        assert frame[IP].dst in ROUTERS, frame.summary()
+        layer = frame[TCP] if TCP in frame else frame[UDP]
+        assert layer.dport == PORT, frame.summary()
+
+
+def test_router_listens_on_the_proxies_alone(guests: Guests) -> None:
+    listed = run("ip", "netns", "exec", guests.gateway, "ss", "-Hnltp")
+    assert {line.split()[3] for line in listed.splitlines()} == {
+        f"{c.I2P_INNER.ip}:{port}" for port in c.I2P_PORTS
+    }
+
+
+@pytest.mark.parametrize("port", [*INTERFACES, 22])
+def test_app_guest_reaches_no_other_port(port: int, guests: Guests) -> None:
+    """P33, C8. The anti-test takes every table away, and the listener answers."""
+    listener = start_listener(guests, port)
+    call = f"import socket; socket.create_connection(('{c.I2P_INNER.ip}', {port}), 1)"
+    tables: tuple[tuple[str, Profile, str | None], ...] = (
+        (guests.gateway, Profile.I2P_GUEST, None),
+        (guests.gateway, Profile.I2P_GUEST, "inner"),
+        (guests.app, Profile.APP_GUEST, None),
+        (guests.app, Profile.APP_GUEST, "i2p"),
+    )
+    try:
+        assert guests.execute(guests.app, "/usr/bin/python3", "-c", call).returncode != 0
+        for name, _, link in tables:
+            table = f"netdev tails_profiles_{link}" if link else "inet tails_profiles"
+            run("ip", "netns", "exec", name, "nft", "delete", "table", *table.split())
+        try:
+            assert guests.execute(guests.app, "/usr/bin/python3", "-c", call).returncode == 0
+        finally:
+            for name, profile, link in tables:
+                text = render_named(profile, "", link)
+                run("ip", "netns", "exec", name, "nft", "-f", "-", stdin=text)
+    finally:
+        listener.kill()
+        listener.wait()
+
+
+LISTENER = """
+import socket, sys
+listener = socket.create_server(("", int(sys.argv[1])))
+print("listens", flush=True)
+while True:
+    listener.accept()
+    print("called", flush=True)
+"""
+
+
+def start_listener(guests: Guests, port: int) -> subprocess.Popen[bytes]:
+    """A service in i2p-guest on every address, where it may the router's own; says when called."""
+    who = ROUTERS_USER if port >= 1024 else ()
+    made = subprocess.Popen(
+        ["ip", "netns", "exec", guests.gateway, *who, "/usr/bin/python3", "-c", LISTENER,
+         str(port)],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert made.stdout
+    assert made.stdout.readline() == b"listens\n"
+    return made
+
+
+P55 = (
+    "http://127.0.0.1:7657/",
+    "http://localhost:7657/",
+    "http://10.1.3.1:7657/",
+    "http://10.1.3.1:4444/",
+    "http://[::1]:7657/",
+    "http://10.0.2.2/",
+    "http://198.51.100.7/",
+    "http://example.org/",
+    "http://127.0.0.1.i2p:7657/",
+)
+
+
+@pytest.mark.parametrize("url", P55)
+@pytest.mark.parametrize("how", ["http", "connect", "socks"])
+def test_proxy_leads_nowhere_but_into_i2p(how: str, url: str, guests: Guests) -> None:
+    """P55: a service on this guest's loopback, the guest itself, its router, the internet."""
+    listener = start_listener(guests, 7657)
+    assert listener.stdout
+    list(guests.frames())
+    try:
+        options = {
+            "http": (),
+            "connect": ("--proxytunnel", "--proxy", f"http://{c.I2P_INNER.ip}:{c.I2P_HTTP_PORT}"),
+            "socks": SOCKS,
+        }[how]
+        done = guests.fetch(url, *options)
+        assert done.stdout.rsplit("\n", 1)[1] != "200"
+        assert done.returncode != 0 or not done.stdout.endswith("\n200")
+        for frame in map(Ether, guests.frames()):
+            assert ARP in frame or frame[IP].dst in ROUTERS, frame.summary()
+        # The first call that it hears is the test's own, from where it is.
+        call = "import socket; s = socket.create_connection(('127.0.0.1', 7657), 2)"
+        assert not select.select([listener.stdout], [], [], 0)[0], "the service was called"
+        run("ip", "netns", "exec", guests.gateway, *ROUTERS_USER, "/usr/bin/python3", "-c", call)
+        assert listener.stdout.readline() == b"called\n"
+    finally:
+        listener.kill()
+        listener.wait()
+
+
+def test_only_the_routers_user_leaves_and_never_to_a_private_range(guests: Guests) -> None:
+    code = (
+        "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.sendto(b'PROBE', (sys.argv[1], 5000))"
+    )
+    outside = packet_socket(guests.nat, "lan")
+
+    def leaves(address: str, *who: str) -> bool:
+        guests.execute(guests.gateway, *who, "/usr/bin/python3", "-c", code, address)
+        # What comes after it on the same link was sent later.
+        guests.execute(guests.gateway, *ROUTERS_USER, "/usr/bin/python3", "-c",
+                       code.replace("PROBE", "CANARY"), ROUTERS[0])  # fmt: skip
+        outside.settimeout(10)
+        seen = False
+        while b"CANARY" not in (frame := outside.recv(65536)):
+            seen = seen or b"PROBE" in frame
+        return seen
+
+    try:
+        assert leaves(ROUTERS[0], *ROUTERS_USER)
+        assert not leaves(ROUTERS[0])
+        assert not leaves("10.0.2.2", *ROUTERS_USER)
+        assert not leaves("192.168.1.1", *ROUTERS_USER)
+    finally:
+        outside.close()
+
+
+def test_state_counts_what_the_router_knows_and_who_answers(guests: Guests) -> None:
+    code = (
+        "import sys, json, dataclasses; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\nfrom tails_profiles.paths import Paths\n"
+        "from tails_profiles.system.i2p import read_state\n"
+        "print(json.dumps(dataclasses.asdict(read_state(Paths(Path(sys.argv[2]))))))\n"
+    )
+
+    def state() -> dict[str, Any]:
+        done = guests.execute(
+            guests.gateway, "/usr/bin/python3", "-c", code, str(TOP), str(guests.root)
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    wait_for("stored routers", lambda: state()["known"] >= len(ROUTERS), 90)
+    found = state()
+    assert found["listening"]
+    assert found["known"] == len(ROUTERS)
+    # By NTCP2 or by SSU2: a router chooses.
+    assert I2pStatus(**found).is_answered
+
+
+def test_without_the_router_no_page_comes(guests: Guests) -> None:
+    """Last: it ends the router."""
+    url = f"http://{guests.network.site}/"
+    assert guests.fetch(url).stdout.startswith(PAGE)
+    for process in guests._processes:
+        process.kill()
+        process.wait()
+    assert guests.fetch(url).returncode != 0

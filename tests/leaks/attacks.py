@@ -5,6 +5,7 @@ Every frame here is sent as it stands, by somebody who is root at the far end of
 numbers P1 to P55 are those of docs/leaks.md.
 """
 
+import functools
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,8 +44,21 @@ from scapy.all import (  # type: ignore[attr-defined]
 from tails_profiles import constants as c
 from tails_profiles.constants import LINKS, LinkConstants
 from tails_profiles.profile import Profile
-from tests.leaks.laboratory import BROADCAST_MAC, INET, ROUTER_MAC
-from tests.leaks.probes import Action, Call, Daemon, Delivered, Entered, Frames, Probe, View, Wire
+from tests.leaks.laboratory import (
+    BROADCAST_MAC,
+    INET,
+    ROUTER_MAC,
+)
+from tests.leaks.probes import (
+    Action,
+    Daemon,
+    Delivered,
+    Entered,
+    Frames,
+    Probe,
+    View,
+    Wire,
+)
 
 #: Any address of the internet: documentation ranges (RFC 5737), routed like every other.
 N1 = "198.51.100.7"
@@ -53,6 +67,12 @@ MARK = b"PROBE-PROBE-PROBE"
 #: RFC 791: room for one address and its time, pointer at the first.
 TIMESTAMP = IPOption(b"\x44\x0c\x05\x01" + bytes(8))
 ETH_P_802_3, ETH_P_802_2 = 1, 4
+
+#: An address in each private range to which Linux sends a SYN at all.
+PRIVATE = ("10.77.0.1", "100.64.0.78", "169.254.169.254", "172.16.0.78", "192.168.0.78",
+           "240.0.0.78")  # fmt: skip
+#: Where Linux sends datagrams besides: all hosts, mDNS, a broadcast.
+GROUPS = ("224.0.0.1", "224.0.0.251", "255.255.255.255", "10.0.2.255")
 
 #: All of these must be gone before a packet of app-guest leaves the uplink.
 FORWARDED = (INET, "inner", "uplink", "ip_forward")
@@ -76,6 +96,7 @@ class Gateway:
     profile: Profile
     tcp_ports: tuple[int, ...]
     udp_ports: tuple[int, ...]
+    transparent: bool = False
 
     @property
     def inner(self) -> LinkConstants:
@@ -168,34 +189,35 @@ def sweep(packet: Packet, ports: Iterable[int]) -> list[bytes]:
 
 
 def to_the_internet(gw: Gateway) -> tuple[Probe, ...]:
-    """P1 to P10, P17, P19, P20, P27, P29, P43: packets that a router would forward."""
+    """P1 to P10, P17, P19, P20, P27, P29, P43: packets that a router would forward.
+
+    In transparent mode the inner link's table lets TCP and DNS in: Tor takes them.
+    """
 
     def probe(name: str, ref: str, *packets: Packet, more: tuple[str, ...] = ()) -> Probe:
         return batch(name, ref, packets, (*FORWARDED, *more), LEFT)
 
-    ports = range(65536)
+    def taken(name: str, ref: str, *packets: Packet) -> Probe:
+        layers = tuple(layer for layer in FORWARDED if layer != "inner" or not gw.transparent)
+        return batch(name, ref, packets, layers, LEFT)
+
     query = (
         b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x06unique\x04test\x00\x00\x01\x00\x01"
     )
     call = IP(src=gw.client, dst=N1) / syn(443)
     return (
-        probe("SYN to the internet", "P1", gw.ip() / syn(443)),
-        probe("SYN to ports 22 25 80 9001 65535", "P2",
+        taken("SYN to the internet", "P1", gw.ip() / syn(443)),
+        taken("SYN to ports 22 25 80 9001 65535", "P2",
               *(gw.ip() / syn(port) for port in (22, 25, 80, 9001, 65535))),
-        probe("DNS over UDP", "P3", gw.ip() / UDP(sport=5000, dport=53) / query),
-        probe("DNS over TCP and TLS", "P4", gw.ip() / syn(53), gw.ip() / syn(853)),
+        taken("DNS over UDP", "P3", gw.ip() / UDP(sport=5000, dport=53) / query),
+        taken("DNS over TCP and TLS", "P4", gw.ip() / syn(53), gw.ip() / syn(853)),
         probe("NTP", "P5", gw.ip() / UDP(sport=123, dport=123) / NTP()),
         probe("STUN and QUIC", "P6",
               gw.ip() / UDP(sport=5001, dport=3478) / b"\x00\x01\x00\x00\x21\x12\xa4\x42" / MARK,
               gw.ip() / UDP(sport=5002, dport=443) / b"\xc3\x00\x00\x00\x01" / MARK),
-        Probe("UDP to all 65,536 ports", "P7",
-              Frames("inner", sweep(gw.ip() / UDP(sport=5003) / b"x", ports)),
-              LEFT, FORWARDED, least=65536),
-        Probe("SYN to all 65,536 ports", "P8",
-              Frames("inner", sweep(gw.ip() / TCP(sport=5004, flags="S"), ports)),
-              LEFT, FORWARDED, least=65536),
-        probe("all 256 IP protocols", "P9",
-              *(gw.ip(proto=number) / b"8 bytes." for number in range(256))),
+        probe("all 256 IP protocols but TCP", "P9",
+              *(gw.ip(proto=number) / b"8 bytes." for number in range(256) if number != 6)),
+        taken("TCP without a header", "P9", gw.ip(proto=6) / b"8 bytes."),
         probe("echo to the internet", "P10", gw.ip() / ICMP() / MARK),
         probe("GRE, IPIP, 6in4, ESP, AH around a SYN", "P17",
               gw.ip() / GRE() / call, gw.ip(proto=4) / call, gw.ip(proto=41) / MARK,
@@ -212,8 +234,9 @@ def to_the_internet(gw: Gateway) -> tuple[Probe, ...]:
               gw.ip(options=[IPOption_LSRR(routers=[ELSEWHERE])]) / syn(443),
               more=("source_route",)),
         *(
-            probe(f"TCP flags {TCP_FLAG_NAMES[flags]} to the internet", "P29",
-                  gw.ip() / TCP(sport=5005, dport=443, flags=flags))
+            (taken if flags in {"A", "R"} else probe)(
+                f"TCP flags {TCP_FLAG_NAMES[flags]} to the internet", "P29",
+                gw.ip() / TCP(sport=5005, dport=443, flags=flags))
             for flags in TCP_FLAGS
         ),
         probe("source of another machine", "P26", gw.ip(src=ELSEWHERE) / syn(443),
@@ -233,6 +256,30 @@ def to_the_internet(gw: Gateway) -> tuple[Probe, ...]:
               (gw.ip(str(host)) / syn(22) for host in gw.inner.address.network.hosts()
                if str(host) not in {gw.own, gw.client}),
               (INET, "inner", "ip_forward"), BACK),
+    )  # fmt: skip
+
+
+@functools.cache
+def sweeps(gw: Gateway) -> tuple[Probe, ...]:
+    """P7, P8, P31, P32, P41: all ports, all ethertypes; these take seconds."""
+
+    def probe(name: str, ref: str, packet: Packet, shut: Iterable[int], view: View,
+              layers: tuple[str, ...]) -> Probe:  # fmt: skip
+        frames = sweep(packet, shut)
+        return Probe(name, ref, Frames("inner", frames), view, layers, least=len(frames))
+
+    ports = range(65536)
+    datagram, call = UDP(sport=5011) / b"x", TCP(sport=5010, flags="S")
+    return (
+        probe("UDP to all 65,536 ports", "P7", gw.ip() / datagram, ports, LEFT, FORWARDED),
+        probe("SYN to all 65,536 ports", "P8", gw.ip() / call, ports, LEFT, FORWARDED),
+        probe("SYN to all closed ports", "P31", gw.ip(gw.own) / call,
+              (port for port in ports if port and port not in gw.tcp_ports), BACK, ANSWERED),
+        probe("UDP to all closed ports", "P32", gw.ip(gw.own) / datagram,
+              (port for port in ports if port and port not in gw.udp_ports), Delivered((17,)),
+              ANSWERED),
+        Probe("every ethertype around a SYN", "P41", Frames("inner", ethertypes(gw)),
+              Entered("inner"), INGRESS, least=65536 - 1537),
     )  # fmt: skip
 
 
@@ -266,6 +313,8 @@ def fragments(gw: Gateway) -> tuple[Probe, ...]:
         Probe("a SYN to an open port in two fragments, answered", "P28",
               inner(gw.ip(gw.own, proto=6, flags="MF", id=5) / allowed[:8],
                     gw.ip(gw.own, proto=6, id=5, frag=1) / allowed[8:]), BACK, INGRESS),
+        batch("first fragment of a SYN to an open port", "P28",
+              [gw.ip(gw.own, proto=6, flags="MF", id=7) / allowed[:8]], INGRESS, Daemon("inner")),
         batch("a fragment that overlaps the first", "P28",
               [gw.ip(gw.own, proto=6, flags="MF", id=6) / tcp[:16],
                gw.ip(gw.own, proto=6, id=6, frag=1) / allowed[8:]], INGRESS, Daemon("inner")),
@@ -287,8 +336,6 @@ def to_the_gateway(gw: Gateway) -> tuple[Probe, ...]:
     to = gw.own
     shut = (22, 951, 9040, 9051, 9052)
     uplink_ports = (*gw.tcp_ports, *(port for port in shut if port not in gw.tcp_ports))
-    closed_tcp = [port for port in range(1, 65536) if port not in gw.tcp_ports]
-    closed_udp = [port for port in range(1, 65536) if port not in gw.udp_ports]
     other = (number for number in range(1, 255) if number not in {1, 2, 6, 17})
     quoted = IP(src=str(c.UPLINK.ip), dst=N1) / TCP(sport=1, dport=443)
     return (
@@ -363,12 +410,17 @@ def to_the_gateway(gw: Gateway) -> tuple[Probe, ...]:
         ),
         Probe("a bare ACK to an open port", "P29",
               inner(gw.ip(to) / TCP(sport=5009, dport=gw.tcp_ports[0], flags="A")), BACK, (INET,)),
-        Probe("SYN to all closed ports", "P31", Frames("inner", sweep(
-            gw.ip(to) / TCP(sport=5010, flags="S"), closed_tcp)), BACK, ANSWERED,
-              least=len(closed_tcp)),
-        Probe("UDP to all closed ports", "P32", Frames("inner", sweep(
-            gw.ip(to) / UDP(sport=5011) / b"x", closed_udp)), Delivered((17,)), ANSWERED,
-              least=len(closed_udp)),
+        answered("SYN to closed ports", "P31", *(gw.ip(to) / syn(port) for port in shut
+                                                 if port not in gw.tcp_ports)),
+        batch("UDP to closed ports", "P32",
+              (gw.ip(to) / UDP(sport=5011, dport=port) / MARK for port in (67, 123, 161, 5354)
+               if port not in gw.udp_ports), ANSWERED, Delivered((17,))),
+        batch("source on the internet, to an open port", "P26",
+              [gw.ip(to, src=ELSEWHERE) / syn(gw.tcp_ports[0])], (*ANSWERED, "rp_filter"),
+              Delivered((6,))),
+        batch("another source MAC, to an open port", "P43",
+              [gw.ether(src="02:00:00:00:00:98") / IP(src=gw.client, dst=to)
+               / syn(gw.tcp_ports[0])], INGRESS, Daemon("inner")),
     )  # fmt: skip
 
 
@@ -383,7 +435,7 @@ def other_frames(gw: Gateway) -> tuple[Probe, ...]:
 
     everybody = gw.ether(dst=BROADCAST_MAC)
     return (
-        frames("IPv6 RS, RA, NS, echo, MLD, DHCPv6", "P18", (0x86DD,), *_ipv6(gw)),
+        frames("IPv6 RS, RA, NS, echo, MLD, DHCPv6", "P18", (0x86DD,), *ipv6(gw)),
         frames("SYN over IPv6", "P19", (0x86DD,),
                gw.ether() / IPv6(src="2001:db8::3", dst="2001:db8::1") / syn(443)),
         batch("ARP for the gateway, answered", "P21",
@@ -417,15 +469,13 @@ def other_frames(gw: Gateway) -> tuple[Probe, ...]:
         frames("802.1Q and 802.1ad tags 1, 100, 4094", "P41", (0x0800, 0x86DD),
                *(gw.ether(type=kind) / Dot1Q(vlan=vlan, type=0x0800) / IP(src=gw.client, dst=N1)
                  / syn(443) for kind in (0x8100, 0x88A8) for vlan in (1, 100, 4094))),
-        frames("LLDP, EAPOL, PPPoE, MPLS, IPX, WoL, PTP, CFM, ECTP", "P41", _ETHERTYPES,
-               *(gw.ether(type=ethertype) / MARK for ethertype in _ETHERTYPES)),
+        frames("LLDP, EAPOL, PPPoE, MPLS, IPX, WoL, PTP, CFM, ECTP", "P41", ETHERTYPES,
+               *(gw.ether(type=ethertype) / MARK for ethertype in ETHERTYPES)),
         frames("STP, CDP and raw 802.3", "P41", (ETH_P_802_2, ETH_P_802_3),
                Dot3(src=gw.inner.peer_mac, dst="01:80:c2:00:00:00") / LLC() / STP(),
                Dot3(src=gw.inner.peer_mac, dst="01:00:0c:cc:cc:cc") / LLC(dsap=0xAA, ssap=0xAA)
                / SNAP(OUI=0xC, code=0x2000) / MARK,
                Dot3(src=gw.inner.peer_mac, dst=gw.inner.mac) / Raw(b"\xff\xff" + MARK)),
-        Probe("every ethertype around a SYN", "P41", Frames("inner", _ethertypes(gw)),
-              Entered("inner"), INGRESS, least=65536 - 1536 - 1),
         frames("SYN to other destination MACs", "P42", (0x0800,),
                *(gw.ether(dst=mac) / IP(src=gw.client, dst=dst) / syn(port)
                  for mac in (BROADCAST_MAC, "01:00:5e:01:02:03", "02:00:00:00:00:99")
@@ -453,11 +503,11 @@ def dhcp_requests(gw: Gateway) -> tuple[Probe, ...]:
     )  # fmt: skip
 
 
-_ETHERTYPES = (0x88CC, 0x888E, 0x8863, 0x8864, 0x8847, 0x8848, 0x8137, 0x0842, 0x88F7, 0x8902,
+ETHERTYPES = (0x88CC, 0x888E, 0x8863, 0x8864, 0x8847, 0x8848, 0x8137, 0x0842, 0x88F7, 0x8902,
                0x9000, 0x8809, 0x88E5, 0x8035)  # fmt: skip
 
 
-def _ethertypes(gw: Gateway) -> list[bytes]:
+def ethertypes(gw: Gateway) -> list[bytes]:
     """All but IPv4's own, which other probes send."""
     frame = raw(gw.ip() / syn(443))
     return [
@@ -479,7 +529,7 @@ def _neighbourhood(gw: Gateway) -> list[str]:
     ]
 
 
-def _ipv6(gw: Gateway) -> list[Packet]:
+def ipv6(gw: Gateway) -> list[Packet]:
     src = "fe80::211:22ff:fe33:4455"
     own = "ff02::1:ff33:2211"
     return [
@@ -494,40 +544,13 @@ def _ipv6(gw: Gateway) -> list[Packet]:
     ]  # fmt: skip
 
 
+@functools.cache
 def from_app(gw: Gateway) -> tuple[Probe, ...]:
-    """Everything a hostile app-guest tries by packets."""
+    """What a hostile app-guest tries by packets, but for ``sweeps``."""
     return (
         *to_the_internet(gw),
         *fragments(gw),
         *to_the_gateway(gw),
         *other_frames(gw),
-        *dhcp_requests(gw),
+        *(() if gw.transparent else dhcp_requests(gw)),
     )
-
-
-# ---- from the gateway itself
-
-#: An address in each private range to which Linux sends a SYN at all.
-PRIVATE = ("10.77.0.1", "100.64.0.78", "169.254.169.254", "172.16.0.78", "192.168.0.78",
-           "240.0.0.78")  # fmt: skip
-#: Where Linux sends datagrams besides: all hosts, mDNS, a broadcast.
-GROUPS = ("224.0.0.1", "224.0.0.251", "255.255.255.255", "10.0.2.255")
-
-
-def users(own: int) -> tuple[Probe, ...]:
-    """P53: every user but the gateway's own sends nothing; that one nothing to private ranges."""
-    others = (*(uid for uid in range(1000) if uid != own), 1000, 65534, 2**31 - 2)
-    return (
-        Probe("SYN of every other user", "P53", Call(others, "tcp", (N1,), 443), LEFT, (INET,),
-              least=len(others)),
-        Probe("UDP of every other user", "P53", Call(others, "udp", (N1,), 443), LEFT,
-              (INET, "uplink"), least=len(others)),
-        Probe("echo of every other user", "P53", Call(others, "ip 1", (N1,)), LEFT,
-              (INET, "uplink"), least=len(others)),
-        Probe("echo of its own user", "P53", Call((own,), "ip 1", (N1,)), LEFT, (INET, "uplink")),
-        Probe("SYN of its own user to private ranges", "P53", Call((own,), "tcp", PRIVATE, 443),
-              LEFT, (INET, "uplink"), least=len(PRIVATE)),
-        Probe("UDP of its own user to private ranges and groups", "P53",
-              Call((own,), "udp", (*PRIVATE, *GROUPS), 443), LEFT, (INET, "uplink"),
-              least=len(PRIVATE) + len(GROUPS)),
-    )  # fmt: skip

@@ -134,6 +134,45 @@ def drain(sock: socket.socket) -> list[tuple[bytes, int]]:
     return got
 
 
+class Nft:
+    """libnftables(3) in a namespace: what nft(8) does, without a process for each of hundreds."""
+
+    _JSON = 1 << 4
+
+    def __init__(self, namespace: str) -> None:
+        self._library = ctypes.CDLL("libnftables.so.1")
+        self._library.nft_ctx_new.restype = ctypes.c_void_p
+        for answer in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
+            getattr(self._library, answer).restype = ctypes.c_char_p
+        with inside(namespace):
+            self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+        self._library.nft_ctx_buffer_output(self._context)
+        self._library.nft_ctx_buffer_error(self._context)
+
+    def load(self, script: str) -> None:
+        """In one transaction; what is refused fails the test with nft's words."""
+        self._run(script)
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Everything in the kernel, as libnftables-json(5) describes it."""
+        self._library.nft_ctx_output_set_flags(self._context, self._JSON)
+        answer = self._run("list ruleset")
+        self._library.nft_ctx_output_set_flags(self._context, 0)
+        found: list[dict[str, Any]] = json.loads(answer)["nftables"]
+        return found
+
+    def _run(self, script: str) -> bytes:
+        status = self._library.nft_run_cmd_from_buffer(self._context, script.encode())
+        answer: bytes = self._library.nft_ctx_get_output_buffer(self._context)
+        error: bytes = self._library.nft_ctx_get_error_buffer(self._context)
+        assert status == 0, error.decode()
+        return answer
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._library.nft_ctx_free(self._context)
+
+
 @dataclass
 class FarEnd:
     """The other end of a link, in a namespace of its own."""
@@ -231,12 +270,10 @@ class Laboratory:
         proxy: tuple[IPv4Address, int] | None = None,
     ) -> None:
         self.profile, self.variant, self.dhcp, self.proxy = profile, variant, dhcp, proxy
-        self.name = f"{profile}-{variant}" if variant else str(profile)
-        if dhcp:
-            self.name += "-dhcp"
-        if proxy:
-            self.name += "-proxy"
+        marks = (variant, "dhcp" if dhcp else "", "proxy" if proxy else "")
+        self.variant_name = "-".join(filter(None, marks))
         self._base = f"tp{os.getpid()}{id(self) & 0xFFFF:x}"
+        self._port = 30000
         self._namespaces: list[str] = []
         self._witnesses: dict[tuple[str, int], socket.socket] = {}
         self._listeners: list[socket.socket] = []
@@ -258,6 +295,7 @@ class Laboratory:
 
     def _build(self) -> None:
         self.guest = self._namespace("guest")
+        self._libnftables = Nft(self.guest)
         self._fence = self._make_fence()
         known = c.LINKS[self.profile]
         self.ends = {facts.name: self._wire(facts) for facts in known}
@@ -375,6 +413,8 @@ class Laboratory:
             "accept_local": Layer(sysctls=_links_settings(links, "1", "accept_local")),
             "route_localnet": Layer(sysctls=_links_settings(links, "1", "route_localnet")),
             "source_route": Layer(sysctls=_links_settings(links, "1", "accept_source_route")),
+            # Conntrack takes a packet in the middle of a connection for a new one.
+            "tcp_loose": Layer(sysctls={"net/netfilter/nf_conntrack_tcp_loose": "1"}),
             "arp_ignore": Layer(
                 sysctls=_links_settings(self.ends, "0", "arp_ignore", "arp_filter")
             ),
@@ -399,6 +439,8 @@ class Laboratory:
         for end in getattr(self, "ends", {}).values():
             with suppress(AttributeError):
                 end.close()
+        if hasattr(self, "_libnftables"):
+            self._libnftables.close()
         for name in self._namespaces:
             run("ip", "netns", "delete", name)
         os.sched_setaffinity(0, self._cpus)
@@ -452,7 +494,7 @@ class Laboratory:
 
     def nft(self, script: str) -> None:
         """Load a rule set in the guest, in one transaction."""
-        run("nft", "-f", "-", namespace=self.guest, stdin=script)
+        self._libnftables.load(script)
 
     def sysctl(self, path: str, value: str) -> None:
         """Set a kernel setting of the guest, by its path below /proc/sys."""
@@ -527,9 +569,37 @@ class Laboratory:
                 made = socket.socket(socket.AF_INET, kind)
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 made.bind((address, port))
+            made.setblocking(False)
             if kind == socket.SOCK_STREAM:
                 made.listen(128)
             self._listeners.append(made)
+
+    def fresh_port(self) -> int:
+        """A source port that no probe has used: conntrack and sockets know nothing of it."""
+        self._port += 1
+        return self._port
+
+    def answer_datagrams(self) -> None:
+        """Whoever listens for datagrams in the guest sends each one back."""
+        for listener in self._listeners:
+            if listener.type == socket.SOCK_DGRAM:
+                with suppress(BlockingIOError):
+                    while True:
+                        data, caller = listener.recvfrom(2048)
+                        listener.sendto(data, caller)
+
+    def configuration(self) -> str:
+        """Addresses, routes, flags and permanent neighbours, to compare."""
+        with inside(self.guest):
+            return "".join(
+                run("ip", *what)
+                for what in (
+                    ("-brief", "link", "show"),
+                    ("-brief", "address", "show"),
+                    ("route", "show"),
+                    ("neighbour", "show", "nud", "permanent"),
+                )
+            )
 
     # ---- counters
 
@@ -553,9 +623,8 @@ class Laboratory:
         return [each for each in self._listed() if each[0][0] != "netdev witness"]
 
     def _listed(self) -> list[tuple[tuple[str, str, str], str, int]]:
-        listed = json.loads(run("nft", "-j", "list", "ruleset", namespace=self.guest))
         found = []
-        for each in listed["nftables"]:
+        for each in self._libnftables.listed():
             rule: dict[str, Any] = each.get("rule", {})
             counter = [part["counter"] for part in rule.get("expr", ()) if "counter" in part]
             if counter:

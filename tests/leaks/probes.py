@@ -7,7 +7,7 @@ laboratory that stop it. It is verified in this order:
 1. everything in place: nothing is seen;
 2. every named layer removed: it is seen (the anti-test; else the row is *unproven*);
 3. each named layer restored alone: nothing is seen;
-4. as many other layers removed, or all others where there are fewer: nothing is seen.
+4. every other layer removed, and the named ones in place: nothing is seen.
 
 Of a batch with thousands of frames all are sent in 1 and 2, about a thousand in 3 and 4.
 
@@ -15,8 +15,10 @@ A *flow* is what must work: it passes with everything in place, and its packets 
 accept rules.
 """
 
+import errno
 import socket
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -157,6 +159,20 @@ class Frames(Action):
 
 
 @dataclass(frozen=True)
+class Served(Frames):
+    """Frames of a far end for programs of the guest that answer each datagram."""
+
+    def perform(self, lab: Laboratory, view: View) -> list[bytes]:
+        """Nothing is seen before the programs have answered."""
+        view.clear(lab)
+        for frame in self.frames:
+            lab.ends[self.link].sender.send(frame)
+        lab.settle()
+        lab.answer_datagrams()
+        return view.seen(lab)
+
+
+@dataclass(frozen=True)
 class RootFrames(Action):
     """Frames that root in the guest puts on a link with a packet socket."""
 
@@ -190,6 +206,10 @@ class Call(Action):
                 for address in self.addresses:
                     self._send(uid, address)
         return view.seen(lab)
+
+    def thinned(self) -> Action:
+        """A sample of many users, root among them."""
+        return replace(self, uids=self.uids[:: len(self.uids) // 50 | 1])
 
     def _send(self, uid: int, address: str) -> None:
         kind, _, protocol = self.kind.partition(" ")
@@ -235,7 +255,12 @@ def _send_all(
     seen: list[bytes] = []
     for start in range(0, len(frames), _CHUNK):
         for frame in frames[start : start + _CHUNK]:
-            sender.send(frame)
+            try:
+                sender.send(frame)
+            except OSError as err:
+                # An egress table that drops a frame tells its sender so.
+                if err.errno != errno.ENOBUFS:
+                    raise
         seen += view.seen(lab)
     return seen
 
@@ -277,11 +302,16 @@ class Flow:
 
 
 def passes(lab: Laboratory, flow: Flow) -> None:
-    """Fail unless it works; what rules handle meanwhile counts as passed."""
+    """Fail the test unless it works."""
+    assert not (why := shortfall(lab, flow)), why
+
+
+def shortfall(lab: Laboratory, flow: Flow) -> str:
+    """Empty, or why it does not work; what rules handle meanwhile counts as passed."""
     lab.without()
     with lab.passing():
-        seen = flow.action.perform(lab, flow.view)
-    assert len(seen) >= flow.least, f"{flow.name}: {len(seen)} of {flow.least} passed"
+        seen = len(flow.action.perform(lab, flow.view))
+    return "" if seen >= flow.least else f"{flow.name}: {seen} of {flow.least} passed"
 
 
 @dataclass
@@ -305,22 +335,23 @@ class Result:
         assert not self.faults, "\n".join(self.faults)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Row:
-    """A line of the table at the end."""
+    """A line of the table at the end, but for the laboratories it holds in."""
 
-    guest: str
+    profile: str
     ref: str
     name: str
     verdict: str
-    antitest: str
+    antitest: str = field(compare=False)
     layers: str
     rules: str
 
-    def __str__(self) -> str:
+    def line(self, where: str) -> str:
+        """The whole line; ``where``: in which variants of the guest."""
         return (
-            f"{self.verdict:8} {self.guest:22} {self.ref:7} {self.name:52} {self.antitest:13} "
-            f"{self.layers}{'; ' if self.rules else ''}{self.rules}"
+            f"{self.verdict:8}  {self.profile + ' ' + where:26}  {self.ref:4} {self.name:58}  "
+            f"{self.antitest:10}  {self.layers}{'; ' if self.rules else ''}{self.rules}"
         )
 
 
@@ -328,31 +359,49 @@ class Report:
     """The table that is printed when all tests are through, and what else was counted."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.notes: list[str] = []
+        self.rows: dict[Row, list[str]] = {}
+        self.mutants = 0
+        self.untested: dict[str, str] = {}
 
     def add(self, lab: Laboratory, results: Iterable[Result]) -> None:
-        """Add a line for each result."""
+        """Add each result; variants in which everything is the same share a line."""
         for result in results:
             probe = result.probe
-            seen = f"seen {result.antitest}" if result.antitest else "not seen"
-            self.rows.append(
-                Row(
-                    lab.name,
-                    probe.ref,
-                    probe.name,
-                    result.verdict,
-                    seen,
-                    " + ".join(probe.layers) if not probe.unprovable else probe.unprovable,
-                    ", ".join(result.rules),
-                )
+            row = Row(
+                str(lab.profile),
+                probe.ref,
+                probe.name,
+                result.verdict,
+                f"seen {result.antitest}" if result.antitest else "not seen",
+                probe.unprovable or " + ".join(probe.layers),
+                ", ".join(result.rules),
             )
+            self.rows.setdefault(row, []).append(lab.variant_name)
 
     def lines(self) -> list[str]:
         """The table, and sums that keep what is unproven apart."""
-        verdicts = [row.verdict for row in self.rows]
-        sums = ", ".join(f"{verdicts.count(each)} {each}" for each in sorted(set(verdicts)))
-        return [*(str(row) for row in self.rows), *self.notes, f"probes: {sums or 'none'}"]
+        every: dict[str, list[str]] = {}
+        for row, where in self.rows.items():
+            every.setdefault(row.profile, []).extend(
+                one for one in where if one not in every.get(row.profile, ())
+            )
+        verdicts = Counter(row.verdict for row, where in self.rows.items() for _ in where)
+        sums = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items()))
+        return [
+            *(row.line(_where(where, every[row.profile])) for row, where in self.rows.items()),
+            *(f"untested  {rule}: {why}" for rule, why in self.untested.items()),
+            f"rules that no packet hit: {len(self.untested)}",
+            f"seeded mistakes tried: {self.mutants}",
+            f"probes, counted in each variant: {sums or 'none'}",
+        ]
+
+
+def _where(variants: list[str], every: list[str]) -> str:
+    if len(variants) == len(every) > 1:
+        return f"(all {len(every)})"
+    if len(variants) > 2:
+        return "not " + ",".join(one for one in every if one not in variants)
+    return ",".join(variants)
 
 
 # ---- the procedure
@@ -369,15 +418,22 @@ def verify(lab: Laboratory, probes: Sequence[Probe]) -> dict[str, Result]:
     lab.without()
     lab.canary()
     lab.tally()
+    configuration = lab.configuration()
     for result in results.values():
         _expect_nothing(lab, result, "with everything in place", thin=False)
-        result.rules = [f"{chain}: {comment}" for _, chain, comment in lab.tally()]
+        result.rules = [_short(*rule) for rule in lab.tally()]
     ordered = sorted(results.values(), key=lambda result: result.probe.layers)
     for layers, members in groupby(ordered, key=lambda result: result.probe.layers):
         _attack_layers(lab, layers, list(members))
     lab.without()
     lab.canary()
+    assert lab.configuration() == configuration, "the laboratory is not what it was"
     return results
+
+
+def _short(table: str, chain: str, comment: str) -> str:
+    layer = table.removeprefix("netdev tails_profiles_").removesuffix(" tails_profiles")
+    return f"{layer} {chain}: {comment}"
 
 
 def _attack_layers(lab: Laboratory, layers: tuple[str, ...], results: list[Result]) -> None:
@@ -389,10 +445,10 @@ def _attack_layers(lab: Laboratory, layers: tuple[str, ...], results: list[Resul
         for result in results:
             _expect_nothing(lab, result, f"with {layer} alone")
         lab.tally()
-    others = [name for name in lab.layers if name not in layers]
-    lab.without(others[: len(layers)])
+    others = {name for name in lab.layers if name not in layers}
+    lab.without(others)
     for result in results:
-        _expect_nothing(lab, result, f"without {', '.join(others[: len(layers)])}")
+        _expect_nothing(lab, result, "without every other layer")
     lab.tally()
 
 
@@ -413,6 +469,53 @@ def _expect_something(lab: Laboratory, result: Result) -> None:
         result.faults.append(
             f"unproven: without {', '.join(probe.layers)} {len(seen)} of {probe.least} are seen"
         )
+
+
+# ---- everything about one laboratory
+
+
+@dataclass
+class Case:
+    """A laboratory and all that is asked of it, done once: tests look at what was found.
+
+    ``tcp`` and ``udp``: ports on which programs in the guest wait.
+    """
+
+    name: str
+    make: Callable[[], Laboratory]
+    probes: tuple[Probe, ...] = ()
+    flows: tuple[Flow, ...] = ()
+    mutants: tuple["Mutant", ...] = ()
+    tcp: tuple[int, ...] = ()
+    udp: tuple[int, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """What was found. Rules are texts as they stand in the rule set."""
+
+    results: dict[str, Result]
+    flows: dict[str, str]
+    survivors: dict[str, str]
+    hit: set[str]
+    rules: set[str]
+
+
+def carry_out(case: Case, report: "Report") -> Outcome:
+    """Build the laboratory, ask everything, end it."""
+    lab = case.make()
+    try:
+        lab.listen(*case.tcp)
+        lab.listen(*case.udp, kind=socket.SOCK_DGRAM)
+        results = verify(lab, case.probes)
+        report.add(lab, results.values())
+        flows = {flow.name: shortfall(lab, flow) for flow in case.flows}
+        hit, rules = hit_rules(lab)
+        survivors = {mutant.name: survival(lab, mutant, case.probes) for mutant in case.mutants}
+        report.mutants += len(case.mutants)
+        return Outcome(results, flows, survivors, hit, rules)
+    finally:
+        lab.close()
 
 
 # ---- seeded mistakes
@@ -440,23 +543,54 @@ class Mutant:
 
 
 def survives(lab: Laboratory, mutant: Mutant, probes: Sequence[Probe]) -> bool:
-    """Whether a mistake stays unnoticed by its probe when the altered layer stands alone."""
-    probe = next(each for each in probes if each.id == mutant.probe)
-    assert mutant.table in probe.layers, f"{probe.id} does not depend on {mutant.table}"
+    """Whether a mistake goes unnoticed."""
+    return bool(survival(lab, mutant, probes))
+
+
+def survival(lab: Laboratory, mutant: Mutant, probes: Sequence[Probe]) -> str:
+    """Empty, or why a mistake goes unnoticed by its probe with the altered layer alone."""
+    probe = next((each for each in probes if each.id == mutant.probe), None)
+    if probe is None or mutant.table not in probe.layers:
+        return f"no probe {mutant.probe!r} that depends on {mutant.table}"
     with lab.altered(mutant.table, mutant.apply(lab.texts[mutant.table])):
         lab.without(set(probe.layers) - {mutant.table})
         noticed = probe.action.perform(lab, probe.view)
     lab.without()
-    return not noticed
+    return "" if noticed else f"{mutant.probe} does not notice: {mutant.name}"
 
 
 # ---- rules that no packet has hit
 
 
+def hit_rules(lab: Laboratory) -> tuple[set[str], set[str]]:
+    """Rules that were hit as they should be, and all rules with a counter; by their text.
+
+    An accept rule must be hit by a flow that passed, every other one by what was stopped.
+    """
+    texts = {key: text for source in lab.texts.values() for key, text in rule_texts(source)}
+    hit, every = set(), set()
+    for key, verdict, _ in lab.rules():
+        every.add(texts[key])
+        if (lab.passed if verdict == "accept" else lab.others)[key]:
+            hit.add(texts[key])
+    return hit, every
+
+
 def untested(lab: Laboratory) -> set[str]:
-    """Accept rules never hit by a flow that passed, and others never hit by what was stopped."""
-    return {
-        f"{table} {chain}: {comment}"
-        for (table, chain, comment), verdict, _ in lab.rules()
-        if not (lab.passed if verdict == "accept" else lab.others)[(table, chain, comment)]
-    }
+    """Rules of one laboratory that were not hit as they should be; by their text."""
+    hit, every = hit_rules(lab)
+    return every - hit
+
+
+def rule_texts(source: str) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """(table, chain, comment) of each rule with a counter, and "TABLE CHAIN: RULE"."""
+    table = chain = ""
+    for line in map(str.strip, source.splitlines()):
+        words = line.split()
+        if line.startswith("table ") and line.endswith("{"):
+            table = " ".join(words[1:3])
+        elif line.startswith("chain "):
+            chain = words[1]
+        elif " comment " in line and "counter" in words:
+            rule, _, comment = line.rpartition(" comment ")
+            yield (table, chain, comment.strip('"')), f"{table} {chain}: {rule}"

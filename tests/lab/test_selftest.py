@@ -19,6 +19,8 @@ from tests.lab.tornet import run, wait_for
 
 pytestmark = pytest.mark.lab
 
+TOP = Path(__file__).parents[2]
+
 #: Somebody out there, who answers TCP and UDP at any port that is asked for here.
 ANSWERING = """
 import socket, threading
@@ -59,6 +61,9 @@ class App:
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "root"
+        # Where somebody without root can read it: a home directory may be closed to others.
+        self.library = directory / "library"
+        shutil.copytree(TOP / "tails_profiles", self.library / "tails_profiles")
         self.guests = Guests(directory / "guests")
         app, tor = self.guests.app, self.guests.tor
         run("ip", "-n", app, "route", "add", "default", "via", str(c.TOR_INNER.ip))
@@ -81,7 +86,7 @@ class App:
             ["ip", "netns", "exec", self.guests.app, *as_user, sys.executable, "-c", CHECK,
              str(self.root), *options],
             capture_output=True, text=True, check=False, timeout=120,
-            cwd=Path(__file__).parents[2],
+            cwd=self.library,
         )  # fmt: skip
 
     def results(self, **options: str) -> tuple[int, dict[str, Any]]:

@@ -404,6 +404,8 @@ class Laboratory:
             "ip_forward": Layer(
                 sysctls={
                     "net/ipv4/ip_forward": "1",
+                    # The kernel takes redirects again when forwarding ends.
+                    "net/ipv4/conf/all/accept_redirects": "0",
                     **_links_settings(self.ends, "1", "forwarding"),
                 }
             ),

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real machines with one thing wrong: none sends a frame, the screen says why, the host is told."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.vm.cases import CASES, QUARANTINE, Case
+from tests.vm.image import TOP
+from tests.vm.single import Single
+
+pytestmark = pytest.mark.vm
+
+EVIDENCE = TOP / ".build/failed"
+#: Machines at once: one for each processor of the smallest machine that this runs on.
+AT_ONCE = 2
+ALL = {case.spec.name: case for case in CASES}
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if case.slow else name for name, case in ALL.items()
+]
+
+
+class Runner:
+    """Runs the selected cases two at a time; a test waits for its own."""
+
+    def __init__(self, names: list[str]) -> None:
+        # On a path that QEMU's other user may enter.
+        self.directory = Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp"))
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+        self._verdicts: dict[str, Future[None]] = {
+            name: self._pool.submit(judge, ALL[name], self.directory / name) for name in names
+        }
+
+    def result(self, name: str) -> None:
+        """Raise what the case raised."""
+        self._verdicts[name].result()
+
+    def close(self) -> None:
+        """End the machines too."""
+        self._pool.shutdown(cancel_futures=True)
+        shutil.rmtree(self.directory)
+
+
+@pytest.fixture(scope="module")
+def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    selected = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.path == Path(__file__) and isinstance(item, pytest.Function)
+    ]
+    made = Runner(selected)
+    yield made
+    made.close()
+
+
+def judge(case: Case, directory: Path) -> None:
+    """Boot one case, and see that it ends as it must."""
+    with Single(case.spec, directory) as machine:
+        try:
+            if case.frozen:
+                machine.wait_until("the screen", lambda: shown(machine.text_screen(), case), 600)
+                assert machine.serial is None or machine.serial.words() == []
+            else:
+                in_quarantine(machine, case)
+            case.then(machine)
+            machine.finish()
+            for link in machine.links:
+                frames = machine.frames(link)
+                assert frames == [], f"{link}: {[frame.summary() for frame in frames]}"
+        except BaseException as err:
+            machine.keep_evidence(EVIDENCE / machine.name)
+            err.add_note(f"kept in {EVIDENCE / machine.name}")
+            raise
+
+
+def shown(text: str, case: Case) -> bool:
+    """Whether the case's words are on the screen, wherever its lines were broken."""
+    flat = "".join(text.split())
+    return all("".join(words.split()) in flat for words in case.screen)
+
+
+def in_quarantine(machine: Single, case: Case) -> None:
+    """Quarantine alone: no link, no getty, no desktop; words on the screen and for the host."""
+    if case.host is not None:
+        machine.wait_for_words(f"quarantine failed {case.host}")
+    machine.wait_for_target(QUARANTINE, 600)
+    assert machine.links_up() == []
+    for unit in ("getty@tty1.service", "display-manager.service", "NetworkManager.service"):
+        assert not machine.is_active(unit), unit
+    screen = machine.console_text()
+    assert "QUARANTINE" in screen, screen
+    assert shown(screen, case), screen
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_leaves_and_the_screen_says_why(name: str, runner: Runner) -> None:
+    runner.result(name)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 AUTHORITIES = tuple(f"192.0.2.1{number}" for number in (1, 2, 3))
 RELAYS = tuple(f"198.51.100.1{number}" for number in (1, 2, 3, 4))
+BRIDGE = "198.51.100.20"
 WEB = "203.0.113.80"
 PAGE = "This page came through Tor.\n"
 FACTOR = float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
@@ -66,6 +67,15 @@ OutboundBindAddress {address}
 ContactInfo relay{number}@example.org
 ExitRelay 1
 ExitPolicy accept *:*
+"""
+_BRIDGE = f"""\
+Nickname bridge
+Address {BRIDGE}
+ORPort {BRIDGE}:5000
+OutboundBindAddress {BRIDGE}
+BridgeRelay 1
+PublishServerDescriptor 0
+ExitPolicy reject *:*
 """
 
 
@@ -148,6 +158,16 @@ class TorNetwork:
         run("ip", "-n", namespace, "address", "add", address, "dev", link)
         run("ip", "-n", namespace, "link", "set", link, "up")
         run("ip", "-n", namespace, "route", "add", "default", "via", router)
+
+    def start_bridge(self) -> str:
+        """A relay that stands in no consensus; returns the line by which a client finds it."""
+        run("ip", "-n", self.relays, "address", "add", f"{BRIDGE}/32", "dev", "lo")
+        self._start_tor("bridge", 1, _BRIDGE, self.client_torrc())
+        log = self.directory / "bridge1/notice.log"
+        # It can serve clients once it has the network's descriptors itself.
+        wait_for("the bridge", lambda: log.exists() and "Bootstrapped 100%" in log.read_text(), 90)
+        fingerprint = (self.directory / "bridge1/fingerprint").read_text().split()[1]
+        return f"{BRIDGE}:5000 {fingerprint}"
 
     def visitors(self) -> list[str]:
         """The addresses that fetched the page, as the web server saw them."""

@@ -2,125 +2,252 @@
 """What ``./demo`` shows, once packages and image are there."""
 
 import argparse
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
-from scapy.all import ARP, IP, TCP, Ether, rdpcap  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, TCP, Ether  # type: ignore[attr-defined]
 
 from tails_profiles import constants as c
+from tails_profiles.errors import ProfilesError
 from tails_profiles.profile import Profile
 from tests.lab.tornet import AUTHORITIES, PAGE, RELAYS, WEB
-from tests.vm.guests import TOP, Guests, Shell
+from tests.vm.guests import Guests
+from tests.vm.image import TOP
+from tests.vm.machine import Machine, read_capture
 
-BUILD = TOP / ".build"
-ATTEMPTS = (
-    ("the page, directly", f"curl --silent --max-time 5 http://{WEB}/"),
-    ("the host's loopback, 10.0.2.2", "curl --silent --max-time 5 http://10.0.2.2/"),
-    ("a machine of the LAN, 192.168.1.1", "curl --silent --max-time 5 http://192.168.1.1/"),
-    ("the page, as root without any rule",
-     f"nft flush ruleset; curl --silent --max-time 10 http://{WEB}/"),
+KEPT = TOP / ".build/demo"
+SOCKS = "curl --silent --show-error --max-time 90 --socks5-hostname 127.0.0.1:9050"
+#: On the real network: a page that says whether it was reached through Tor.
+CHECK = "http://check.torproject.org/api/ip"
+#: Some of Tor's directory authorities (its src/app/config/auth_dirs.inc). Where none of them can
+#: be reached, waiting for a bootstrap would only take longer to say the same.
+REAL_AUTHORITIES = (
+    ("128.31.0.39", 9201), ("45.66.35.11", 443), ("131.188.40.189", 443),
+    ("193.23.244.244", 443), ("199.58.81.140", 443), ("204.13.164.118", 443),
 )  # fmt: skip
 
 
 class Show:
-    """Prints what happens, and remembers whether all of it was as it should be."""
+    """Prints what happens, and remembers what was not as it should be."""
 
     def __init__(self) -> None:
-        self.good = True
+        self.bad: list[str] = []
+        self._begin = time.monotonic()
 
     def heading(self, words: str) -> None:
-        """A new part."""
-        print(f"\n== {words}", flush=True)
+        """A new part, with the time since the beginning."""
+        print(f"\n== {words}   [{time.monotonic() - self._begin:.0f} s]", flush=True)
+
+    def word(self, words: str) -> None:
+        """Progress."""
+        print(f"   {words}", flush=True)
 
     def fact(self, words: str, *, good: bool) -> None:
         """One observation."""
-        self.good = self.good and good
+        if not good:
+            self.bad.append(words)
         print(f"   {'ok ' if good else 'BAD'} {words}", flush=True)
 
 
-def roles(show: Show, tor: Shell, app: Shell) -> None:
-    """Each guest's profile, by its own words."""
-    show.heading("one image, two roles")
-    for name, shell in (("tor-guest", tor), ("app-guest", app)):
-        said = shell.output("tails-profiles status | head -1").split()[-1]
-        xorg = shell.execute("pgrep Xorg")[0] == 0
-        show.fact(f"{name} says that it is {said}; Xorg runs: {'yes' if xorg else 'no'}",
-                  good=said == name and xorg == (name == "app-guest"))  # fmt: skip
+class Demo:
+    """One run. ``internet``: the real Tor network in place of the private one."""
+
+    def __init__(self, guests: Guests, show: Show, *, internet: bool) -> None:
+        self._guests = guests
+        self._show = show
+        self._internet = internet
+
+    @property
+    def _target(self) -> str:
+        return CHECK if self._internet else f"http://{WEB}/"
+
+    def run(self) -> None:
+        """Everything, in order."""
+        if not self._internet:
+            self._show.heading("a private Tor network and a web server, in network namespaces")
+            self._show.word("three authorities, four exits; nothing but an exit reaches the server")
+        self._guests.prepare()
+        self._show.heading("tails-profiles host start: tor-guest, then app-guest")
+        self._guests.start()
+        self._gate()
+        self._guests.app.wait_for_unit("display-manager.service", 600)
+        self._roles()
+        self._page()
+        self._attempts()
+        self._uplink()
+        self._without_tor()
+
+    def _gate(self) -> None:
+        self._show.heading("the link gate")
+        self._show.fact(
+            'tor-guest\'s uplink was unplugged until it said "firewall"',
+            good="tor-guest: firewall" in self._guests.said,
+        )
+
+    def _roles(self) -> None:
+        self._show.heading("one image, two profiles")
+        for machine in (self._guests.tor, self._guests.app):
+            said = machine.succeed("tails-profiles status | head -1").split()[-1]
+            xorg = machine.execute("pgrep Xorg")[0] == 0
+            self._show.fact(
+                f"{machine.name} says that it is {said}; Xorg runs: {'yes' if xorg else 'no'}",
+                good=said == machine.name and xorg == (machine.name == Profile.APP_GUEST),
+            )
+
+    def _page(self) -> None:
+        self._show.heading(f"{self._target}, fetched in app-guest through its local port 9050")
+        status, text = self._guests.app.execute(f"{SOCKS} {self._target}")
+        if status != 0:
+            tor = self._guests.tor.execute("systemctl is-active tails-profiles-tor")[1]
+            self._show.fact(f"the page did not come: {text}; tor-guest's Tor is {tor}", good=False)
+            return
+        if self._internet:
+            self._show.fact(f"it answers: {text}", good='"IsTor":true' in text)
+            return
+        self._show.fact(f"app-guest received: {text}", good=text == PAGE.strip())
+        visitor = self._guests.network.visitors()[-1]
+        self._show.fact(
+            f"the web server's log: {visitor}, an exit of the Tor network", good=visitor in RELAYS
+        )
+
+    def _attempts(self) -> None:
+        self._show.heading("attempts to get out another way, as root in app-guest")
+        before = self._visits()
+        direct = f"curl --silent --max-time 5 {self._target}"
+        for name, command in (
+            ("the page, directly", direct),
+            ("the host's loopback, 10.0.2.2", "curl --silent --max-time 5 http://10.0.2.2/"),
+            ("a machine of the LAN, 192.168.1.1", "curl --silent --max-time 5 http://192.168.1.1/"),
+            ("the page, without any rule", f"nft flush ruleset; {direct} --interface tor"),
+        ):
+            self._show.fact(f"{name}: no answer", good=self._guests.app.execute(command)[0] != 0)
+        if not self._internet:
+            self._show.fact("the web server saw none of them", good=self._visits() == before)
+
+    def _visits(self) -> int:
+        return 0 if self._internet else len(self._guests.network.visitors())
+
+    def _uplink(self) -> None:
+        self._show.heading("everything that tor-guest sent on its uplink since power-on")
+        frames = read_capture(self._guests.tor.directory / "uplink.pcap")
+        sent = [frame for frame in frames if frame[Ether].src == c.TOR_UPLINK_MAC]
+        relays = {*AUTHORITIES, *RELAYS}
+        if self._internet:
+            relays = self._peers_of_tor(self._guests.tor)
+        tor = [f for f in sent if TCP in f and f[IP].dst in relays]
+        arp = [f for f in sent if ARP in f]
+        self._show.fact(
+            f"{len(tor)} frames to Tor relays, {len(arp)} of ARP with the router", good=bool(tor)
+        )
+        rest = len(sent) - len(tor) - len(arp)
+        self._show.fact(f"{rest} of anything else", good=rest == 0)
+
+    def _peers_of_tor(self, tor: Machine) -> set[str]:
+        listed = tor.succeed("cat /var/lib/tor/cached-microdesc-consensus || true", 300)
+        return set(re.findall(r"^r \S+ \S+ \S+ \S+ (\S+)", listed, re.M))
+
+    def _without_tor(self) -> None:
+        self._show.heading("the same fetch with tor-guest's Tor stopped")
+        self._guests.tor.succeed("systemctl stop tails-profiles-tor")
+        status, text = self._guests.app.execute(
+            f"{SOCKS.replace('--max-time 90', '--max-time 10')} {self._target}"
+        )
+        self._show.fact(f"fails, as it must: {text or 'no answer'}", good=status != 0)
 
 
-def page(show: Show, guests: Guests, app: Shell) -> None:
-    """The page, and who fetched it."""
-    show.heading(f"http://{WEB}/, fetched in app-guest through its local port 9050")
-    text = app.output(f"curl --silent --max-time 90 --socks5-hostname 127.0.0.1:9050 http://{WEB}/")
-    show.fact(f"app-guest received: {text}", good=text == PAGE.strip())
-    visitor = guests.network.visitors()[-1]
-    show.fact(f"the web server saw {visitor}, an exit of the Tor network", good=visitor in RELAYS)
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """The end of a terminal and a polite kill are a Ctrl-C as well."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        # Taking everything back is not interrupted.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
 
-def attempts(show: Show, guests: Guests, app: Shell) -> None:
-    """What goes nowhere."""
-    show.heading("attempts to get out another way, as root in app-guest")
-    before = len(guests.network.visitors())
-    for name, command in ATTEMPTS:
-        show.fact(f"{name}: no answer", good=app.execute(command)[0] != 0)
-    show.fact("the web server saw none of them", good=len(guests.network.visitors()) == before)
+def internet_is_there() -> bool:
+    """Whether any of Tor's authorities can be reached from here."""
+    for address in REAL_AUTHORITIES:
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=5):
+            return True
+    return False
 
 
-def uplink(show: Show, guests: Guests) -> None:
-    """The capture of tor-guest's uplink, from power-on."""
-    show.heading("everything that tor-guest sent on its uplink since power-on")
-    frames = rdpcap(str(guests.capture(Profile.TOR_GUEST, "uplink")))
-    sent = [frame for frame in frames if frame[Ether].src == c.TOR_UPLINK_MAC]
-    tor = [f for f in sent if TCP in f and f[IP].dst in {*AUTHORITIES, *RELAYS}]
-    arp = [f for f in sent if ARP in f]
-    show.fact(f"{len(tor)} frames to Tor relays, {len(arp)} of ARP with the router",
-              good=bool(tor))  # fmt: skip
-    show.fact(f"{len(sent) - len(tor) - len(arp)} of anything else",
-              good=len(sent) == len(tor) + len(arp))  # fmt: skip
+def keep(guests: Guests) -> None:
+    """Pictures, captures, what the guests said: to ``.build/demo``."""
+    shutil.rmtree(KEPT, ignore_errors=True)
+    guests.keep_evidence(KEPT)
+    print(f"\nkept in {KEPT}: pictures of both screens, captures of every link, journals")
+
+
+def wait_for_enter(guests: Guests) -> None:
+    """Leave everything running."""
+    print("\nroot shells (of the demo's own layer; the image has none), and app-guest's screen:")
+    for machine in guests.machines.values():
+        print(f"   socat - UNIX-CONNECT:{machine.directory / 'shell'}")
+    screen = guests.app.directory / "screen"
+    viewer = shutil.which("xtigervncviewer") or shutil.which("vncviewer")
+    if os.environ.get("DISPLAY") and viewer:
+        subprocess.Popen([viewer, str(screen)], stderr=subprocess.DEVNULL)
+    else:
+        print(f"   a VNC viewer at the socket {screen}")
+    guests.tor.execute("systemctl start tails-profiles-tor")
+    input("Enter ends it. ")
 
 
 def main() -> int:
     """Show it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="demo")
-    parser.add_argument("--interactive", action="store_true")
-    interactive = parser.parse_args().interactive
-    directory = Path(tempfile.mkdtemp(prefix="tails-profiles-demo-", dir="/var/tmp"))
-    guests, show = Guests(directory), Show()
+    for option in ("internet", "interactive", "keep"):
+        parser.add_argument(f"--{option}", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.internet and not internet_is_there():
+        print("demo: FAILED: none of Tor's directory authorities can be reached from here; is"
+              " there an internet connection, and is Tor allowed on it?")  # fmt: skip
+        return 1
+    show = Show()
+    guests = Guests(
+        Path(tempfile.mkdtemp(prefix="tails-profiles-demo-", dir="/var/tmp")),
+        show.word, private=not chosen.internet,
+    )  # fmt: skip
     try:
-        show.heading("a private Tor network and a web server, in network namespaces")
-        guests.prepare()
-        show.heading('tor-guest, then app-guest; the uplink is plugged in after "firewall"')
-        guests.start()
-        tor, app = guests.shell(Profile.TOR_GUEST), guests.shell(Profile.APP_GUEST)
-        app.execute("systemctl is-system-running --wait", 600)
-        roles(show, tor, app)
-        page(show, guests, app)
-        attempts(show, guests, app)
-        uplink(show, guests)
-        keep_pictures(guests)
-        if interactive:
-            wait_for_enter(guests)
+        with interruptible():
+            try:
+                Demo(guests, show, internet=chosen.internet).run()
+                if chosen.interactive:
+                    wait_for_enter(guests)
+            finally:
+                if chosen.keep and guests.machines:
+                    keep(guests)
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; taking everything back", flush=True)
+        return 130
+    except (ProfilesError, TimeoutError, AssertionError, OSError, RuntimeError) as err:
+        show.bad.append(str(err))
     finally:
         guests.close()
-    print("\ndemo: everything was as it should be" if show.good else "\ndemo: FAILED")
-    return 0 if show.good else 1
-
-
-def keep_pictures(guests: Guests) -> None:
-    """Both screens, for whoever wants to look."""
-    for profile in (Profile.TOR_GUEST, Profile.APP_GUEST):
-        guests.picture(profile, BUILD / f"demo-{profile}.png")
-        print(f"   picture: {BUILD / f'demo-{profile}.png'}")
-
-
-def wait_for_enter(guests: Guests) -> None:
-    """Leave everything running."""
-    print("\nroot shells, and app-guest's screen:")
-    for profile in (Profile.TOR_GUEST, Profile.APP_GUEST):
-        print(f"   socat - UNIX-CONNECT:{guests.state / profile / 'shell'}")
-    print(f"   a VNC viewer at unix:{guests.state / 'app-guest/screen'}")
-    input("Enter ends it. ")
+    for words in show.bad:
+        print(f"\ndemo: not as it should be: {words}")
+    print("\ndemo: FAILED" if show.bad else "\ndemo: everything was as it should be")
+    return 1 if show.bad else 0
 
 
 if __name__ == "__main__":

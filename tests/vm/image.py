@@ -74,8 +74,18 @@ _DOOR: Layer = {
 TOR_ADDITIONS = "usr/share/tor/tails-profiles.d/private-network.conf"
 
 
-def make(output: Path, layer: Layer | None = None, arguments: str = "", torrc: str = "") -> None:
-    """A copy of the image with the door, ``layer``, and ``arguments`` added to the kernel line."""
+def make(
+    output: Path,
+    layer: Layer | None = None,
+    arguments: str = "",
+    torrc: str = "",
+    *,
+    ours: bool = True,
+) -> None:
+    """A copy of the image with the door, ``layer``, and ``arguments`` added to the kernel line.
+
+    Without ``ours`` the layer with our packages is left out.
+    """
     everything = {**_DOOR, **(layer or {})}
     if torrc:
         everything[TOR_ADDITIONS] = File(torrc)
@@ -88,6 +98,8 @@ def make(output: Path, layer: Layer | None = None, arguments: str = "", torrc: s
             added.append((menu, "/boot/grub/grub.cfg"))
         run("cp", "--reflink=auto", str(IMAGE), str(output))
         maps = [word for here, there in added for word in ("-update", str(here), there)]
+        if not ours:
+            maps += ["-rm", f"/live/{_LAYERS[0]}.squashfs", "--"]
         # An appended session: the image's own bytes stay where they are.
         run("xorriso", "-dev", f"stdio:{output}", "-boot_image", "any", "keep", *maps)
     output.chmod(0o644)

@@ -312,9 +312,10 @@ def doors(directory: Path) -> tuple[str, ...]:
 
 
 def watched(argv: tuple[str, ...], directory: Path) -> tuple[str, ...]:
-    """QEMU's options with every link led over a hub: to a capture, and to a tap for canaries.
+    """QEMU's options with every link led over a hub to a tap, and the tap's capture.
 
-    Also the machine stays after power-off, so that the last canary finds its captures.
+    The tap sees every frame of the hub, and a canary sent to it is in the capture at once, whether
+    the machine runs or not. The machine stays after power-off for the last one.
     """
     words: list[str] = []
     dumps: list[str] = []
@@ -322,7 +323,7 @@ def watched(argv: tuple[str, ...], directory: Path) -> tuple[str, ...]:
         if option == "-netdev":
             name = re.findall(r"(?:^|,)id=([^,]+)", word)[0]
             words += _hub(name, word, len(dumps) + 1, directory)
-            dump = f"filter-dump,id=dump-{name},netdev={name},file={directory}/{name}.pcap"
+            dump = f"filter-dump,id=dump-{name},netdev={name}-tap,file={directory}/{name}.pcap"
             dumps += ["-object", dump]
         elif option == "-action":
             words.append("panic=pause,shutdown=pause")

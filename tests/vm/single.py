@@ -54,8 +54,10 @@ def disk(values: Settings) -> bytes:
 class Spec:
     """One machine to start.
 
-    ``profile`` is whose hardware it is. ``disk`` is the content of its settings disk, None for
-    what belongs to the profile. ``layer`` and ``arguments`` go into its copy of the image.
+    ``profile`` is whose hardware it is; ``ours`` whether its image has our packages. ``disk`` is
+    the content of its settings disk, None for what belongs to the profile. ``layer`` and
+    ``arguments`` go into its copy of the image. ``namespace`` is the network that its NAT leads to,
+    None for one with nothing in it.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Spec:
     disk: bytes | None = None
     layer: Layer = field(default_factory=dict)
     arguments: str = ""
+    ours: bool = True
+    namespace: str | None = None
     given: Mapping[Profile, Settings] = field(default_factory=dict)
 
 
@@ -87,12 +91,15 @@ class Single(Machine):
         directory.mkdir(parents=True)
         self.guest, self.plan = plan_of(spec, directory)
         self._argv = spec.argv(qemu.qemu_argv(self.guest, self.plan), directory)
+        self._network = (
+            ("ip", "netns", "exec", spec.namespace) if spec.namespace else ("unshare", "--net")
+        )
         names = [word.split("id=", 1)[1].split(",")[0]
                  for option, word in zip(self._argv, self._argv[1:], strict=False)
                  if option == "-netdev"]  # fmt: skip
         super().__init__(spec.name, directory, tuple(names))
         self._process: subprocess.Popen[bytes] | None = None
-        image.make(directory / "test.iso", spec.layer, spec.arguments)
+        image.make(directory / "test.iso", spec.layer, spec.arguments, ours=spec.ours)
         self.guest.settings_disk.write_bytes(
             disk(self.guest.settings) if spec.disk is None else spec.disk
         )
@@ -110,11 +117,9 @@ class Single(Machine):
         """Power on, captures first."""
         argv = (*watched(self._argv, self.directory), *doors(self.directory))
         with (self.directory / "qemu.log").open("ab") as log:
-            # A network of its own, with nothing in it.
             self._process = subprocess.Popen(
-                ["unshare", "--net", "--", *argv],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+                [*self._network, *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         wait_for(f"{self.name}: QEMU", self._is_listening, 60)
         if self.guest.profile.is_gateway:
             self.serial = Serial(self.guest.serial)
@@ -156,3 +161,9 @@ class Single(Machine):
         if self._shell is not None:
             self._shell.close()
             self._shell = None
+        for path in (
+            *self.directory.glob("*.tap"),
+            self.directory / "qmp",
+            self.directory / "shell",
+        ):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What real guests cost: the boot of tor-guest, its memory, and a page through both guests.
+
+``python3 -m tests.bench.bench_guests`` prints every figure and fails where one is beyond its limit.
+Without hardware virtualization a boot takes a minute of one processor: figures are processor time
+of the machine's process, which other work on the host changes least.
+"""
+
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from scapy.all import Ether  # type: ignore[attr-defined]
+
+from tails_profiles import constants as c
+from tails_profiles.launch import GuestPlan
+from tests.lab.tornet import PAGE, WEB
+from tests.vm import image
+from tests.vm.guests import Guests
+from tests.vm.image import TOR_ADDITIONS, File
+from tests.vm.machine import Machine, read_capture
+from tests.vm.single import Single, Spec
+from tests.vm.world import World
+
+BOOT_LIMIT = 0.7
+MEMORY_LIMIT = 320
+THROUGHPUT_LIMIT = 0.95
+#: MiB, from the largest; the first that fails ends the row.
+MEMORY_STEPS = (320, 288, 256, 224, 192)
+#: MiB that a process holds while tor-guest works: what the real network's consensus and
+#: descriptors take in Tor beyond those of a private network of seven relays.
+BALLAST = 100
+FILE_MIB = 4
+ROUNDS = 5
+#: For Tor's own measure: SocksPolicy speaks of addresses, so a socket file is open to root.
+DIRECT = "SocksPort unix:/run/tor/socks RelaxDirModeCheck WorldWritable\n"
+
+HOLD = f"""
+import pathlib, time
+data = bytearray({BALLAST} << 20)
+for at in range(0, len(data), 4096):
+    data[at] = 1
+pathlib.Path("/run/held").touch()
+time.sleep(100000)
+"""
+
+
+def with_memory(size: int) -> Callable[[GuestPlan], GuestPlan]:
+    """tor-guest with other memory, in MiB."""
+    return lambda guest: replace(guest, machine=replace(guest.machine, memory=size))
+
+
+def ordinary(guest: GuestPlan) -> GuestPlan:
+    """The same machine without a token, and with memory for the desktop."""
+    return replace(
+        guest, token="SeaBIOS", settings_tag="", machine=replace(guest.machine, memory=1024)
+    )
+
+
+class Measure:
+    """Machines before one private Tor network."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.world = World(directory, "m")
+
+    def machine(self, name: str, change: Callable[[GuestPlan], GuestPlan]) -> Single:
+        layer = {TOR_ADDITIONS: File(self.world.network.client_torrc() + DIRECT)}
+        return Single(
+            Spec(name, change=change, layer=layer, namespace=self.world.namespace),
+            self.directory / name,
+        )
+
+    def gateway(self) -> float:
+        """Processor seconds from power-on to ``ready``."""
+        with self.machine("boot-tor-guest", with_memory(MEMORY_LIMIT)) as machine:
+            machine.wait_for_words("tor-guest ready")
+            return machine.cpu_seconds()
+
+    def desktop(self) -> float:
+        """Processor seconds from power-on to the desktop of an ordinary boot."""
+        with self.machine("boot-ordinary", ordinary) as machine:
+            machine.wait_for_target("graphical.target", 600)
+            machine.wait_until_succeeds("pgrep -x openbox")
+            return machine.cpu_seconds()
+
+    def works_in(self, size: int) -> bool:
+        """Whether tor-guest fetches a page in this memory, with the ballast held beside Tor."""
+        with self.machine(f"memory-{size}", with_memory(size)) as machine:
+            try:
+                machine.wait_for_words("tor-guest ready", 300)
+                available = machine.succeed(
+                    "awk '/^MemAvailable/ {print int($2/1024)}' /proc/meminfo"
+                )
+                print(f"   {size} MiB: ready, {available} MiB available", flush=True)
+                machine.succeed(
+                    f"echo '{HOLD}' >/run/hold.py; setsid python3 /run/hold.py >/dev/null &"
+                )
+                machine.wait_until_succeeds("test -e /run/held", 60)
+                fetched = machine.succeed(direct(f"http://{WEB}/"))
+                killed = machine.execute("journalctl -b -k | grep -c 'Out of memory'")[1]
+            except (AssertionError, TimeoutError, OSError) as err:
+                print(f"   {size} MiB: {err}", flush=True)
+                return False
+            return fetched == PAGE.strip() and killed == "0"
+
+
+def direct(url: str) -> str:
+    """A fetch in tor-guest itself, by its own Tor."""
+    return (
+        f"curl --silent --show-error --max-time 120 --proxy socks5h://localhost/run/tor/socks {url}"
+    )
+
+
+def boots(measure: Measure) -> bool:
+    """Both boots at once, side by side."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(measure.gateway), pool.submit(measure.desktop)
+        gateway, desktop = first.result(), second.result()
+    ratio = gateway / desktop
+    print(f"power-on to ready: {gateway:.0f} s of processor time; the same image's ordinary boot:"
+          f" {desktop:.0f} s; ratio {ratio:.2f}, at most {BOOT_LIMIT}")  # fmt: skip
+    return ratio <= BOOT_LIMIT
+
+
+def memory(measure: Measure) -> bool:
+    """The least memory of the steps in which tor-guest works."""
+    least = None
+    for size in MEMORY_STEPS:
+        if not measure.works_in(size):
+            break
+        least = size
+    print(f"least memory in which tor-guest works with {BALLAST} MiB held beside: {least} MiB,"
+          f" at most {MEMORY_LIMIT}")  # fmt: skip
+    return least is not None
+
+
+def speed(machine: Machine, command: str) -> float:
+    """Bytes a second of one file."""
+    return float(machine.succeed(f"{command} --output /dev/null --write-out '%{{speed_download}}'",
+                                 600))  # fmt: skip
+
+
+def throughput(directory: Path) -> bool:
+    """A file in app-guest through tor-guest, beside the same Tor used in tor-guest itself."""
+    guests = Guests(directory)
+    try:
+        guests.prepare()
+        image.make(guests.image, torrc=guests.network.client_torrc() + DIRECT)
+        with (guests.network.directory / "page/file").open("wb") as file:
+            file.truncate(FILE_MIB << 20)
+        guests.start()
+        guests.app.wait_for_unit("display-manager.service", 600)
+        guests.app.execute("systemctl is-system-running --wait", 600)
+        url = f"http://{WEB}/file"
+        over = f"curl --silent --max-time 300 --socks5-hostname 127.0.0.1:9050 {url}"
+        rounds = [(speed(guests.app, over), speed(guests.tor, direct(url))) for _ in range(ROUNDS)]
+        first_packet(guests.tor)
+    finally:
+        guests.close()
+    app, tor = (statistics.median(column) for column in zip(*rounds, strict=True))
+    print(f"a file of {FILE_MIB} MiB: {app / 1e3:.0f} kB/s in app-guest, {tor / 1e3:.0f} kB/s in"
+          f" tor-guest by the same Tor: {app / tor:.2f}, at least {THROUGHPUT_LIMIT}")  # fmt: skip
+    return app / tor >= THROUGHPUT_LIMIT
+
+
+def first_packet(tor: Machine) -> None:
+    """From power-on, where the first canary is, to the first frame on the uplink."""
+    frames = read_capture(tor.directory / "uplink.pcap")
+    own = next(frame for frame in frames if frame[Ether].src == c.TOR_UPLINK_MAC)
+    print(f"tor-guest's power-on to its first frame: {float(own.time - frames[0].time):.0f} s")
+
+
+def main() -> int:
+    """Measure, print, judge."""
+    directory = Path(tempfile.mkdtemp(prefix="tp-bench-", dir="/var/tmp"))
+    directory.chmod(0o755)
+    measure = Measure(directory)
+    verdicts = {}
+    try:
+        measure.world.start()
+        verdicts["boot"] = boots(measure)
+        verdicts["memory"] = memory(measure)
+        verdicts["throughput"] = throughput(directory / "both")
+    finally:
+        measure.world.close()
+        shutil.rmtree(directory)
+    failed = [name for name, good in verdicts.items() if not good]
+    print(f"FAILED: {', '.join(failed)}" if failed else "passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,15 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from scapy.all import ARP, IP, TCP, Ether  # type: ignore[attr-defined]
 
 from tails_profiles import constants as c
 from tails_profiles.errors import ProfilesError
 from tails_profiles.profile import Profile
+from tails_profiles.system.interrupts import SIGNALS, Interrupts
 from tests.lab.tornet import AUTHORITIES, PAGE, RELAYS, WEB
 from tests.vm.guests import Guests
 from tests.vm.image import TOP
@@ -166,23 +165,6 @@ class Demo:
         self._show.fact(f"fails, as it must: {text or 'no answer'}", good=status != 0)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """The end of a terminal and a polite kill are a Ctrl-C as well."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        # Taking everything back is not interrupted.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-
-
 def internet_is_there() -> bool:
     """Whether any of Tor's authorities can be reached from here."""
     for address in REAL_AUTHORITIES:
@@ -228,22 +210,27 @@ def main() -> int:
         Path(tempfile.mkdtemp(prefix="tails-profiles-demo-", dir="/var/tmp")),
         show.word, private=not chosen.internet,
     )  # fmt: skip
-    try:
-        with interruptible():
-            try:
-                Demo(guests, show, internet=chosen.internet).run()
-                if chosen.interactive:
-                    wait_for_enter(guests)
-            finally:
-                if chosen.keep and guests.machines:
-                    keep(guests)
-    except KeyboardInterrupt:
-        print("\ndemo: interrupted; taking everything back", flush=True)
+    interrupted = False
+    with Interrupts():
+        try:
+            Demo(guests, show, internet=chosen.internet).run()
+            if chosen.interactive:
+                wait_for_enter(guests)
+        except KeyboardInterrupt:
+            interrupted = True
+            print("\n== interrupted: taking everything back", flush=True)
+        except (ProfilesError, TimeoutError, AssertionError, OSError, RuntimeError) as err:
+            show.bad.append(str(err))
+        finally:
+            # Taking everything back is not interrupted.
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_IGN)
+            if chosen.keep and guests.machines:
+                keep(guests)
+            guests.close()
+    if interrupted:
+        print("demo: interrupted; nothing is left")
         return 130
-    except (ProfilesError, TimeoutError, AssertionError, OSError, RuntimeError) as err:
-        show.bad.append(str(err))
-    finally:
-        guests.close()
     for words in show.bad:
         print(f"\ndemo: not as it should be: {words}")
     print("\ndemo: FAILED" if show.bad else "\ndemo: everything was as it should be")

@@ -136,11 +136,11 @@ class Guests:
             machine.mark(POWER_OFF)
             machine.monitor("query-status")
             machine.monitor("quit")
-            wait_for(
-                f"{profile} to end",
-                lambda name=profile: launcher.status(self.state).get(name) != "running",
-                60,
-            )
+            wait_for(f"{profile} to end", lambda name=profile: not self._runs(name), 60)
+
+    def _runs(self, profile: Profile) -> bool:
+        guests = launcher.status(self.state)["guests"]
+        return any(guest["running"] for guest in guests if guest["profile"] == profile)
 
     def stop(self) -> None:
         """``tails-profiles host stop``."""

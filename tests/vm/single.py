@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from tails_profiles import launch, qemu, settings, settings_disk
-from tails_profiles.launch import GuestPlan, HostFacts, LaunchPlan
+from tails_profiles.launch import GuestPlan, HostFacts, ImageFacts, LaunchPlan
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import Settings
 from tails_profiles.system import machines
@@ -75,8 +75,8 @@ class Spec:
 def plan_of(spec: Spec, directory: Path) -> tuple[GuestPlan, LaunchPlan]:
     """What the launcher would start, with the case's change."""
     chosen = {profile: settings.defaults(profile) for profile in GUESTS} | dict(spec.given)
-    facts = HostFacts(1 << 20, image_exists=True, kvm=kvm_works(), systemd=False,
-                      now=datetime.now(UTC))  # fmt: skip
+    image_facts = ImageFacts(0, 0, 0, 0)
+    facts = HostFacts(1 << 20, image_facts, kvm_works(), systemd=False, now=datetime.now(UTC))
     plan = launch.plan(
         directory / "test.iso", directory, facts, chosen, dict.fromkeys(GUESTS, 0.0), i2p=False
     )

@@ -195,6 +195,28 @@ def wait_for_enter(guests: Guests) -> None:
     input("Enter ends it. ")
 
 
+def carry_out(demo: Demo, guests: Guests, show: Show, chosen: argparse.Namespace) -> bool:
+    """Show everything, then take everything back; returns whether it was interrupted."""
+    with Interrupts():
+        try:
+            demo.run()
+            if chosen.interactive:
+                wait_for_enter(guests)
+        except KeyboardInterrupt:
+            print("\n== interrupted: taking everything back", flush=True)
+            return True
+        except (ProfilesError, TimeoutError, AssertionError, OSError, RuntimeError) as err:
+            show.bad.append(str(err))
+        finally:
+            # Taking everything back is not interrupted.
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_IGN)
+            if chosen.keep and guests.machines:
+                keep(guests)
+            guests.close()
+    return False
+
+
 def main() -> int:
     """Show it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="demo")
@@ -210,25 +232,7 @@ def main() -> int:
         Path(tempfile.mkdtemp(prefix="tails-profiles-demo-", dir="/var/tmp")),
         show.word, private=not chosen.internet,
     )  # fmt: skip
-    interrupted = False
-    with Interrupts():
-        try:
-            Demo(guests, show, internet=chosen.internet).run()
-            if chosen.interactive:
-                wait_for_enter(guests)
-        except KeyboardInterrupt:
-            interrupted = True
-            print("\n== interrupted: taking everything back", flush=True)
-        except (ProfilesError, TimeoutError, AssertionError, OSError, RuntimeError) as err:
-            show.bad.append(str(err))
-        finally:
-            # Taking everything back is not interrupted.
-            for each in SIGNALS:
-                signal.signal(each, signal.SIG_IGN)
-            if chosen.keep and guests.machines:
-                keep(guests)
-            guests.close()
-    if interrupted:
+    if carry_out(Demo(guests, show, internet=chosen.internet), guests, show, chosen):
         print("demo: interrupted; nothing is left")
         return 130
     for words in show.bad:

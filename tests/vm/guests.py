@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tails_profiles import launcher, settings
 from tails_profiles.command import Command
-from tails_profiles.errors import LaunchError
+from tails_profiles.errors import LaunchError, ProfilesError
 from tails_profiles.launch import LaunchPlan
 from tails_profiles.launch_steps import StartMachine, Step
 from tails_profiles.profile import GUESTS, Profile
@@ -117,7 +117,11 @@ class Guests:
         with self._network():
             plan = launcher.make_plan(self.image, self.state, chosen, i2p=False)
             steps = tuple(map(_watched, launcher.make_steps(plan)))
-            WatchedLauncher(plan, self._say, self.machines).start(steps)
+            try:
+                WatchedLauncher(plan, self._say, self.machines).start(steps)
+            except ProfilesError as err:
+                err.add_note(err.hint or "no hint")
+                raise
 
     def _network(self) -> contextlib.AbstractContextManager[None]:
         return namespace(self.world.namespace) if self._private else contextlib.nullcontext()

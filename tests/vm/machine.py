@@ -251,14 +251,14 @@ class Machine:
             send_canary(self.directory / f"{link}.tap", label)
 
     def frames(self, link: str) -> list[Packet]:
-        """What a link carried between the canaries, which must both be there."""
+        """What a link carried between the canaries, which must both be there, at both ends."""
         frames = read_capture(self.directory / f"{link}.pcap")
         labels = [label_of(frame) for frame in frames]
         for label in (POWER_ON, POWER_OFF):
             assert label in labels, f"{self.name}: {link}: no canary {label.decode()!r}"
-        first, last = labels.index(POWER_ON), labels.index(POWER_OFF)
-        assert first == 0, f"{self.name}: {link}: frames before the first canary"
-        return [frame for frame in frames[:last] if label_of(frame) is None]
+        assert labels[0] == POWER_ON, f"{self.name}: {link}: frames before the first canary"
+        assert labels[-1] == POWER_OFF, f"{self.name}: {link}: frames after the last canary"
+        return frames[1:-1]
 
     # ---- evidence
 
@@ -279,11 +279,15 @@ class Machine:
                 (folder / f"{self.name}.journal").write_text(self.journal())
 
 
+def canary(label: bytes) -> Packet:
+    """The frame that marks one end of a capture."""
+    return Ether(src=_CANARY_MAC, dst=_CANARY_MAC, type=_CANARY_TYPE) / label.ljust(46, b"\0")
+
+
 def send_canary(tap: Path, label: bytes) -> None:
     """One frame for the capture behind a tap."""
-    frame = Ether(src=_CANARY_MAC, dst=_CANARY_MAC, type=_CANARY_TYPE) / label.ljust(46, b"\0")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
-        made.sendto(bytes(frame), str(tap))
+        made.sendto(bytes(canary(label)), str(tap))
 
 
 def label_of(frame: Packet) -> bytes | None:

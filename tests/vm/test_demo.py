@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``./demo`` to its end, and interrupted half-way: its verdict, its status, and nothing left."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lab.tornet import run
+from tests.vm.image import TOP
+
+pytestmark = [pytest.mark.vm, pytest.mark.slow]
+
+
+def lists() -> dict[str, set[str]]:
+    """What a run may leave: processes, mounts, namespaces, rules, files."""
+    return {
+        "processes": {
+            line
+            for line in run("ps", "-e", "-o", "pid=,args=").splitlines()
+            if str(TOP) in line or "tails-profiles-demo" in line
+        },
+        "mounts": set(Path("/proc/self/mountinfo").read_text().splitlines()),
+        "namespaces": set(run("ip", "netns").splitlines()),
+        "rules": set(run("nft", "list", "tables").splitlines()),
+        "files": {
+            str(path)
+            for top in ("/run", "/tmp", "/var/tmp")
+            for path in Path(top).glob("*tails-profiles*")
+        },
+    }
+
+
+def start() -> subprocess.Popen[str]:
+    """The demo in a session of its own, as a terminal has it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.vm.demo"], cwd=TOP, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_demo_shows_everything_and_leaves_nothing() -> None:
+    before = lists()
+    with start() as demo:
+        output, _ = demo.communicate()
+    assert demo.returncode == 0, output
+    assert output.endswith("demo: everything was as it should be\n"), output
+    assert "BAD" not in output
+    for words in ("an exit of the Tor network", "no answer", "0 of anything else",
+                  "with tor-guest's Tor stopped"):  # fmt: skip
+        assert words in output
+    assert lists() == before
+
+
+def test_interrupted_demo_leaves_nothing() -> None:
+    before = lists()
+    with start() as demo:
+        assert demo.stdout is not None
+        said = []
+        for line in demo.stdout:
+            said.append(line)
+            if "tor-guest: selected" in line:
+                # Ctrl-C reaches everything that the terminal started.
+                os.killpg(demo.pid, signal.SIGINT)
+                break
+        rest, _ = demo.communicate()
+    assert demo.returncode == 130, "".join(said) + rest
+    assert "nothing is left" in rest
+    assert lists() == before

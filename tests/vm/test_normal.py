@@ -6,57 +6,91 @@ every "no frame" in ``test_cases``. What differs stands in
 ``tests/data/normal-boot-differences.txt``, each line with its reason.
 """
 
+import json
 import re
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 from scapy.all import DHCP, Packet  # type: ignore[attr-defined]
 
 from tails_profiles.launch import GuestPlan
+from tests.sabotage.test_normal import BY_NATURE, LIFE, stated
 from tests.vm.image import TOP
+from tests.vm.machine import Machine
 from tests.vm.single import Single, Spec
 
 pytestmark = pytest.mark.vm
 
 EVIDENCE = TOP / ".build/failed"
-DIFFERENCES = TOP / "tests/data/normal-boot-differences.txt"
-MAX_DIFFERENCES = 12
-
-#: What one boot shows, one fact a line. Numbers that differ between any two boots are left out.
-FACTS = {
-    "unit": "systemctl list-units --all --plain --no-legend --no-pager"
-            " | awk '{print $1, $2, $3, $4}'",
-    "job": "systemctl list-jobs --no-legend",
-    "nft": "nft list ruleset",
-    "iptables": "cat /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null",
-    "link": "ip -d -o link | sed -E 's/ (qdisc|numtxqueues) .*//; s/[0-9]+: //'",
-    "etc": "cd / && find etc -type f -exec sha256sum {} +"
-           " && find etc -type l -printf '%p -> %l\\n'",
-    # Numbers of processes, devices and users of one boot; what holds times and identifiers; and
-    # /run/live, where the image's own layers are mounted.
-    "run": "cd / && find run \\( -path run/live -o -path run/udev -o -path run/user"
-           " -o -path run/log -o -path run/initramfs -o -path run/systemd/journal"
-           " -o -path run/systemd/sessions -o -path run/systemd/users -o -path run/lightdm"
-           " -o -path run/systemd/propagate -o -path run/systemd/inaccessible"
-           " -o -name '.[co]' \\) -prune -o -printf '%p %y %m %U\\n'",
-    "message": "journalctl -b -o json --output-fields=MESSAGE_ID --no-pager"
-               " | grep -o '\"MESSAGE_ID\":\"[0-9a-f]*\"' | sort -u",
-    "warning": "journalctl -b -p warning -o cat --no-pager | sed -E 's/[0-9]+/N/g' | sort -u",
-}  # fmt: skip
+#: Where a real machine's files differ between any two boots, beside those of ``BY_NATURE``.
+ALSO_BY_NATURE = {
+    r"/run/live(/.*)?": "where the image's layers are mounted: one more with ours",
+    r"/run/udev/.*": "times",
+    r"/run/user(/.*)?": "process numbers",
+    r"/run/systemd/(sessions|users|seats|propagate|inaccessible)(/.*)?": "process numbers",
+    r"/run/(lightdm|log|initramfs)(/.*)?": "names made of numbers; the journal; the initrd's log",
+    r"/run/NetworkManager(/.*)?": "random ids, and the times of a lease",
+    r"/run/mount(/.*)?": "the order of mounts",
+    r"/run/\.[co]": "the door of the test layer",
+}
+#: Layers of the image are loop devices and mounts.
+LAYERS = re.compile(r"\S*(rootfs|loop\d)\S*")
+RULES = (
+    "nft list ruleset; cat /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null; true"
+)
+LINKS = "ip -details -oneline link | sed -E 's/^[0-9]+: //'"
+FILES = (
+    "find /etc /run -xdev -type f -exec sha256sum {} + ; find /etc /run -xdev -printf"
+    " '%y %m %u %g %l  %p\\n'"
+)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One boot: its facts by kind, and the frames that the machine itself sent."""
+    """One boot, by everything that could show a difference; ``sent`` is what the machine sent."""
 
-    facts: frozenset[str]
+    units: frozenset[str]
+    journal: frozenset[str]
+    messages: frozenset[str]
+    rules: str
+    links: str
+    files: frozenset[str]
     sent: list[Packet]
+
+
+def look(machine: Machine) -> Seen:
+    """What a boot has become; without its frames, which are complete only afterwards."""
+    listed = machine.succeed("systemctl list-units --all --plain --no-legend --no-pager --full")
+    life, messages = defaultdict(set), set()
+    for line in machine.succeed("journalctl -b --output=json --no-pager", 300).splitlines():
+        entry = json.loads(line)
+        number = entry.get("MESSAGE_ID")
+        if number in LIFE and (unit := entry.get("UNIT")):
+            life[unit].add(LIFE[number])
+        elif number is not None:
+            messages.add(number)
+    by_nature = re.compile("|".join((*BY_NATURE, *ALSO_BY_NATURE)))
+    return Seen(
+        frozenset(" ".join(["unit", *line.split()[:4]]) for line in listed.splitlines()),
+        frozenset(
+            " ".join(["journal", unit, *(word for word in LIFE.values() if word in words)])
+            for unit, words in life.items()
+        ),
+        frozenset(messages),
+        machine.succeed(RULES),
+        machine.succeed(LINKS),
+        frozenset(
+            line for line in machine.succeed(FILES, 300).splitlines()
+            if not by_nature.fullmatch(line.split("  ", 1)[1].strip())
+        ),
+        [],
+    )  # fmt: skip
 
 
 def ordinary(guest: GuestPlan) -> GuestPlan:
@@ -74,18 +108,14 @@ def boot(name: str, directory: Path, *, ours: bool) -> Seen:
             machine.succeed("nm-online --timeout=120")
             machine.wait_until_succeeds("pgrep -x openbox")
             machine.execute("systemctl is-system-running --wait", 600)
-            facts = {
-                f"{kind} {line.strip()}"
-                for kind, command in FACTS.items()
-                for line in machine.execute(command)[1].splitlines()
-            }
+            seen = look(machine)
             machine.screenshot(directory / f"{name}.png")
             machine.power_off()
             machine.finish()
             own = {link.mac for link in machine.guest.links}
             sent = [frame for link in machine.links for frame in machine.frames(link)
                     if frame.src in own]  # fmt: skip
-            return Seen(frozenset(facts), sent)
+            return replace(seen, sent=sent)
         except BaseException as err:
             machine.keep_evidence(EVIDENCE / name)
             err.add_note(f"kept in {EVIDENCE / name}")
@@ -110,27 +140,13 @@ def test_ordinary_boot_has_its_network_and_its_frames_are_seen(boots: tuple[Seen
 
 
 def test_boots_differ_only_where_the_list_says_so(boots: tuple[Seen, Seen]) -> None:
-    with_us, without = (seen.facts for seen in boots)
-    differences = sorted(
-        {f"+ {fact}" for fact in with_us - without} | {f"- {fact}" for fact in without - with_us}
-    )
-    patterns = read_patterns()
-    unexpected = [
-        line for line in differences
-        if not any(fnmatchcase(line, pattern) for pattern in patterns)
-    ]  # fmt: skip
-    assert unexpected == []
-    stale = [
-        pattern for pattern in patterns
-        if not any(fnmatchcase(line, pattern) for line in differences)
-    ]  # fmt: skip
-    assert stale == []
-
-
-def read_patterns() -> list[str]:
-    """Each line is a pattern, two blanks or more, ``#``, and its reason."""
-    lines = [line for line in DIFFERENCES.read_text().splitlines() if line[:1] != "#"]
-    assert len(lines) <= MAX_DIFFERENCES
-    parts = [re.fullmatch(r"(\S.*?)\s+# \S.*", line) for line in lines]
-    assert all(parts), lines
-    return [part[1] for part in parts if part]
+    ours, stock = boots
+    more = {
+        line for line in (ours.units - stock.units) | (ours.journal - stock.journal)
+        if not LAYERS.fullmatch(line.split()[1])
+    }  # fmt: skip
+    assert more == stated()
+    assert ours.messages == stock.messages
+    assert ours.rules == stock.rules
+    assert ours.links == stock.links
+    assert ours.files ^ stock.files == frozenset()

@@ -260,7 +260,7 @@ UNANSWERED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", UNANSWERED)
-def test_answer_that_is_none_opens_nothing_and_the_host_is_told_once(
+def test_answer_that_is_none_opens_nothing_and_the_host_is_told(
     name: str, gateway: Gateway
 ) -> None:
     def answer(request: Any) -> Sequence[bytes]:
@@ -274,6 +274,20 @@ def test_answer_that_is_none_opens_nothing_and_the_host_is_told_once(
     assert gateway.opened() == CLOSED
     assert process.poll() is None
     assert all(is_request(frame) for frame in gateway.frames())
+
+
+def test_host_is_told_of_the_same_silence_once(gateway: Gateway) -> None:
+    asked: list[Any] = []
+
+    def note(request: Any) -> Sequence[bytes]:
+        asked.append(request)
+        return []
+
+    gateway.run_server(note)
+    gateway.start()
+    # The fourth question is asked when three have stayed without an answer.
+    wait_for("four questions", lambda: len(asked) >= 4, 30)
+    assert gateway.said() == ["tails-profiles 1 tor-guest failed network"]
 
 
 def test_lease_that_comes_late_is_taken(gateway: Gateway) -> None:

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tails_profiles.command import Command
 from tails_profiles.errors import DmiContradictionError
 from tails_profiles.selection import MAX_CONTENT, DmiFields, FieldReading
-from tails_profiles.system.process import run
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +23,10 @@ _LIBRARY_NAMES = {
     "bios_vendor": (0, "Vendor"),
     "product_serial": (1, "Serial Number"),
 }
+
+
+#: PROC_PID_INIT_INO of the kernel's linux/proc_ns.h, which no other namespace has.
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,14 @@ def _read_bounded(read: Callable[[int], bytes | None]) -> bytes:
 
 
 def in_container() -> bool:
-    """Whether this is a container, by systemd's own test (systemd-detect-virt(1))."""
-    done = run(Command(("/usr/bin/systemd-detect-virt", "--container", "--quiet")), ok=(0, 1))
-    return done.status == 0
+    """Whether this is a container: whether it has a PID namespace of its own, as all have.
+
+    systemd's word for it may come from ``container=`` on the kernel's command line.
+    """
+    try:
+        return Path("/proc/self/ns/pid").readlink().name != _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
 
 
 def cross_check(fields: DmiFields, query: "Query | None" = None) -> CrossCheck:

@@ -57,7 +57,8 @@ class Machine:
     """One machine to boot. ``files`` are written into the root, ``None`` deletes.
 
     ``tables`` are an SMBIOS entry point and its structures; without ``memory`` there is no
-    ``/dev/mem``. ``container`` boots without the door that makes us believe in a machine.
+    ``/dev/mem``. ``consoles`` is what the kernel says it writes to. ``container`` boots without
+    the door that makes us believe in a machine.
     """
 
     dmi: Mapping[str, bytes] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class Machine:
     tables: tuple[bytes, bytes] | None = None
     memory: bool = True
     container: bool = False
+    consoles: str = "ttyS0"
 
 
 # Runs as the parent of PID 1, in the new namespaces; $1 is the work directory (a tmpfs).
@@ -114,7 +116,9 @@ mkdir "$work/class"
 mount --bind "$root/sys/class" "$work/class"
 mount -t tmpfs tmpfs "$root/sys/class"
 cp -R "$work/dmi" "$root/sys/class/dmi"
-for class in net tty block; do
+mkdir -p "$root/sys/class/tty/console"
+echo "$5" > "$root/sys/class/tty/console/active"
+for class in net block; do
     mkdir "$root/sys/class/$class"
     mount --bind "$work/class/$class" "$root/sys/class/$class"
 done
@@ -131,7 +135,7 @@ mount -o remount,bind,ro "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mkdir -p "$root/run/lab"
 cd "$root"
-shift 4
+shift 5
 exec env -i container=lxc PATH=/usr/sbin:/usr/bin chroot "$root" /usr/lib/systemd/systemd "$@"
 """
 
@@ -181,6 +185,9 @@ class Boot:
         self._terminals = {name: os.openpty() for name in TERMINALS}
         for _, slave in self._terminals.values():
             tty.setraw(slave)
+            # As udev does for a serial port: root and Debian's group dialout.
+            os.fchown(slave, 0, 20)
+            os.fchmod(slave, 0o660)
         self._said = dict.fromkeys(TERMINALS, b"")
         self._start()
         return self
@@ -255,7 +262,7 @@ class Boot:
             "--kill-child", "sh", "-c", wait, _SETUP, str(self.work), ":".join(lower),
             " ".join(self.machine.links),
             " ".join(f"{name}={os.ttyname(slave)}" for name, (_, slave) in self._terminals.items()),
-            *self.machine.arguments,
+            self.machine.consoles, *self.machine.arguments,
         ]  # fmt: skip
         # A control group of its own: two systemds in one would end each other's processes.
         self.cgroup = _cgroup2() / f"tails-profiles-{os.getpid()}-{self.work.name}"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A Debian root directory to boot in namespaces, with our packages installed; kept by content.
 
-``python3 -m tests.sabotage.root`` builds it. Everything it mounts lives in private namespaces.
+``python3 -m tests.sabotage.root`` builds it, for each suite. What it mounts lives in private
+namespaces.
 """
 
 import hashlib

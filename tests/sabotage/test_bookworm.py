@@ -73,6 +73,7 @@ def test_token_raises_the_links_of_its_profile_with_their_rules(
             *(f"netdev tails_profiles_{name}" for name in names),
         }
         assert "in force" in boot.succeed("tails-profiles status")
+        assert ("guest firewall" in boot.said("ttyS0")) == (dmi is not APP)
         assert all(is_request(frame) for frame in boot.frames())
 
 

@@ -5,6 +5,7 @@ The rows are those in which a link came up with other arrangements; the first te
 too, it comes up without us.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from tests.sabotage.expect import (
     DEAD_GENERATOR,
     I2P,
     OTHER_LINK,
+    QUARANTINE,
     TOR,
     quarantined,
 )
+from tests.sabotage.root import layer
 
 pytestmark = [pytest.mark.lab, pytest.mark.boots]
 
@@ -71,6 +74,8 @@ def test_token_raises_the_links_of_its_profile_with_their_rules(
         boot.succeed(f"systemctl is-active {target} || systemctl list-jobs | grep -F {target}")
         assert not boot.is_active("tor@default.service")
         assert boot.is_active("display-manager.service") == (profile == "app-guest")
+        said = [f"tails-profiles 1 {profile} {word}" for word in ("selected", "firewall")]
+        assert boot.said("ttyS0").splitlines() == (said if profile != "app-guest" else [])
         status = boot.succeed("tails-profiles status")
         assert "in force" in status
         # A gateway without a settings disk asks for a lease; nothing else was sent by itself.
@@ -113,9 +118,13 @@ def test_second_uplink_in_tor_guest_ends_in_quarantine(work: Path) -> None:
     ("path", "text"),
     [
         ("usr/lib/tails-profiles/rulesets/tor-guest-tcp.nft", None),
-        ("usr/lib/tails-profiles/rulesets/tor-guest-tcp.nft", "table inet tails_profiles {\n"),
+        pytest.param(
+            "usr/lib/tails-profiles/rulesets/tor-guest-tcp.nft",
+            "table inet tails_profiles {\n",
+            marks=pytest.mark.broad,
+        ),
         ("usr/lib/tails-profiles/rulesets/tor-guest-tcp.inner.nft", None),
-        ("usr/lib/tails-profiles/held/tor-guest", None),
+        pytest.param("usr/lib/tails-profiles/held/tor-guest", None, marks=pytest.mark.broad),
     ],
 )
 def test_missing_or_damaged_part_of_a_gateway_leaves_every_link_down(
@@ -149,6 +158,38 @@ def test_masked_step_ends_in_quarantine_before_anything_of_the_profile(
         started = boot.succeed("journalctl --output=cat _PID=1 --grep='^(Started|Listening|Mount)'")
         for name in ("tor-port", "i2p-port", "tails-profiles-tor", "display", "resolv.conf"):
             assert name not in started
+
+
+def test_without_the_guard_a_masked_step_leaves_half_a_profile(work: Path) -> None:
+    # The target with nothing but wishes: the desktop of an app-guest that has no rules.
+    target = "usr/lib/systemd/system/tails-profiles-app-guest.target"
+    text = (layer() / target).read_text()
+    files = {target: text.replace("BindsTo=tails-profiles-guard.service\n", "")}
+    assert files[target] != text
+    machine = Machine(
+        dmi=APP, links=APP_LINKS, files=files, masked=["tails-profiles-lockdown.service"]
+    )
+    without = {
+        f"usr/lib/systemd/system/{unit}": None
+        for unit in ("tails-profiles-guard.service", "etc-resolv.conf.mount")
+    }
+    files[target] = "".join(
+        line for line in files[target].splitlines(keepends=True)
+        if not line.startswith(("OnFailure", "Requires=tails"))
+    )  # fmt: skip
+    with Boot(replace(machine, files={**files, **without}), work) as boot:
+        boot.wait_until_settled()
+        assert boot.is_active("tails-profiles-app-guest.target"), boot.journal()
+        assert boot.is_active("display-manager.service")
+        assert boot.tables() == set()
+
+
+def test_quarantine_writes_once_where_the_console_is_the_screen(work: Path) -> None:
+    with Boot(Machine(dmi=BAD, links=TOR_LINKS, consoles="tty0"), work) as boot:
+        boot.wait_until_settled()
+        assert boot.is_active(QUARANTINE)
+        assert boot.console().count("QUARANTINE") == 1
+        assert boot.said("tty1") == ""
 
 
 def test_masked_guard_starts_nothing(work: Path) -> None:

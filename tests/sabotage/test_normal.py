@@ -168,7 +168,9 @@ def test_the_comparison_sees_every_kind_of_difference(work: Path) -> None:
     assert any("/run/extra" in line for line in ours.files - stock.files)
 
 
-@pytest.mark.parametrize("dmi", [TOR, APP], ids=["tor", "app"])
+@pytest.mark.parametrize(
+    "dmi", [TOR, pytest.param(APP, marks=pytest.mark.broad)], ids=["tor", "app"]
+)
 def test_in_a_container_the_token_of_its_host_is_ignored(dmi: dict[str, bytes], work: Path) -> None:
     with Boot(machine(dmi=dmi), work) as boot:
         boot.wait_until_settled()

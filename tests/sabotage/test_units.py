@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sabotage.root import base, layer
+from tests.sabotage.root import SUITES, base, layer
 
 pytestmark = pytest.mark.lab
 
@@ -46,7 +46,7 @@ class System:
         return done.returncode, done.stdout + done.stderr
 
 
-@pytest.fixture(params=["trixie", pytest.param("bookworm", marks=pytest.mark.broad)])
+@pytest.fixture(params=SUITES)
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
     root = tmp_path / "system"
     root.mkdir()

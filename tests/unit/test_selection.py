@@ -163,3 +163,14 @@ def test_corpus_catches_a_mistake_in_the_reference(original: str, mistake: str) 
     mutant.__dict__["__name__"] = selection.__name__
     exec(source.replace(original, mistake), mutant.__dict__)
     assert wrong_answers(mutant, (*CASES, *PYTHON_ONLY)) != []
+
+
+@pytest.mark.parametrize(
+    ("namespace", "container"), [("pid:[4026531836]", False), ("pid:[4026532233]", True)]
+)
+def test_container_is_told_by_the_number_of_its_pid_namespace(
+    namespace: str, container: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As of linux/proc_ns.h; what systemd believes does not matter.
+    monkeypatch.setattr(Path, "readlink", lambda _path: Path(namespace))
+    assert dmi.in_container() is container

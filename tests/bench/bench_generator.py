@@ -78,7 +78,8 @@ def arrange() -> None:
     for place in ("/sys/class", "/run"):
         subprocess.run([*mount, "tmpfs", "tmpfs", place], check=True)
     # The kernel's log of this machine is not told of a thousand boots.
-    subprocess.run(["mount", "--bind", "/dev/null", "/dev/kmsg"], check=True)
+    if Path("/dev/kmsg").exists():
+        subprocess.run(["mount", "--bind", "/dev/null", "/dev/kmsg"], check=True)
     FIELDS.mkdir(parents=True)
     for name, value in FAKE.items():
         (FIELDS / name).write_text(value + "\n")

@@ -33,15 +33,18 @@ DRIVER = """
 import os, subprocess, sys
 from pathlib import Path
 
-work, generator, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+generator, seconds = sys.argv[2], float(sys.argv[3])
+work = Path("/mnt")
+subprocess.run(["mount", "--bind", sys.argv[1], work], check=True)
 mount = ["mount", "-t"]
 subprocess.run([*mount, "tmpfs", "tmpfs", "/sys/class"], check=True)
 Path("/sys/class/dmi").mkdir()
 layers = f"lowerdir=/usr/lib,upperdir={work}/lib,workdir={work}/work"
 subprocess.run([*mount, "overlay", "overlay", "-o", layers, "/usr/lib"], check=True)
-said = work / "said"
-said.touch()
-subprocess.run(["mount", "--bind", said, "/dev/kmsg"], check=True)
+# The kernel's log, which a container may not have, is a file.
+subprocess.run([*mount, "tmpfs", "tmpfs", "/dev"], check=True)
+os.mknod("/dev/null", 0o666 | 0o020000, os.makedev(1, 3))
+said = Path("/dev/kmsg")
 places = [work / name for name in ("normal", "early", "late")]
 for place in places:
     place.mkdir(exist_ok=True)

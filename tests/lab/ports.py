@@ -100,16 +100,17 @@ class Guests:
         """What Tor printed so far."""
         return (self.directory / "tor.log").read_text()
 
-    def open_port(self, port: int) -> None:
-        """What ``tails-profiles-tor-port@PORT.socket`` and its service do."""
+    def open_port(self, port: int) -> subprocess.Popen[bytes]:
+        """What ``tails-profiles-tor-port@PORT.socket`` and its service do; returns the process."""
         name = "tails-profiles-tor-port@"
         (address,) = unit_lines(f"{name}.socket", "ListenStream", str(port))
         (command,) = unit_lines(f"{name}.service", "ExecStart", str(port))
-        self.start(
+        made = self.start(
             self.app, "prlimit", f"--nofile={self._files()}", "systemd-socket-activate",
             f"--listen={address}", *command.split(),
         )  # fmt: skip
         wait_for(f"port {port}", lambda: self._listens(address, "-t"), 10)
+        return made
 
     def _files(self) -> int:
         """The unit's limit of open files, or the most that this machine allows."""

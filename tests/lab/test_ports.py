@@ -16,7 +16,7 @@ import pytest
 
 from tails_profiles import constants as c
 from tails_profiles import dns_relay
-from tests.lab.ports import Guests
+from tests.lab.ports import Guests, unit_lines
 from tests.lab.tornet import PAGE, RELAYS, WEB, TorNetwork
 
 pytestmark = pytest.mark.lab
@@ -123,6 +123,7 @@ async def main():
     for _ in range(0, count, 256):
         held += await asyncio.gather(*(one() for _ in range(min(256, count - len(held)))))
     print(len(held), flush=True)
+    await asyncio.Event().wait()
 asyncio.run(main())
 """
 ECHO = """
@@ -143,7 +144,10 @@ asyncio.run(main())
 FILES_EACH, FILES_OWN = 6, 64
 
 
-def test_port_carries_4096_connections_at_once(directory: Path) -> None:
+def test_port_carries_as_many_connections_at_once_as_there_are_files_for(directory: Path) -> None:
+    """The unit has files for 4096, which tests/vm opens; the machine of this test may not."""
+    (unit_limit,) = unit_lines("tails-profiles-tor-port@.service", "LimitNOFILE")
+    assert int(unit_limit) >= 4096 * FILES_EACH + FILES_OWN
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     count = min(4096, (limit - FILES_OWN) // FILES_EACH)
     guests = Guests(directory / "many")
@@ -152,13 +156,15 @@ def test_port_carries_4096_connections_at_once(directory: Path) -> None:
         server = guests.start(guests.tor, sys.executable, "-c", ECHO, stdout=-1)
         assert server.stdout is not None
         assert server.stdout.readline() == b"listening\n"
-        guests.open_port(9050)
-        done = guests.execute(guests.app, sys.executable, "-c", MANY, str(count), timeout=120)
-        assert done.stdout == f"{count}\n", done.stderr
+        port = guests.open_port(9050)
+        client = guests.start(guests.app, sys.executable, "-c", MANY, str(count), stdout=-1)
+        assert client.stdout is not None
+        assert client.stdout.readline() == f"{count}\n".encode()
+        files = len(list(Path(f"/proc/{port.pid}/fd").iterdir()))
+        assert files > count * FILES_EACH
+        assert files <= count * FILES_EACH + FILES_OWN
     finally:
         guests.close()
-    if count < 4096:
-        pytest.skip(f"{count} passed; this machine allows {limit} open files, 4096 need 24640")
 
 
 def test_relay_drops_what_is_no_query_and_an_answer_to_another_one() -> None:

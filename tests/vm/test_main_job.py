@@ -5,6 +5,7 @@ One launch serves every test here, in this order: what breaks a guest comes last
 links run outside the guests, from before power-on to after power-off.
 """
 
+import base64
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -79,6 +80,31 @@ def test_uplink_was_plugged_in_only_after_the_rules_were_in_force(guests: Guests
 def test_page_comes_through_tor(guests: Guests, app: Machine) -> None:
     assert app.succeed(FETCH) == PAGE.strip()
     assert guests.network.visitors()[-1] in RELAYS
+
+
+#: Each says hello to Tor in SOCKS and is answered, and all are held until the last one is.
+MANY = """
+import asyncio, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+async def one():
+    reader, writer = await asyncio.open_connection("127.0.0.1", 9050)
+    writer.write(bytes((5, 1, 0)))
+    return await asyncio.wait_for(reader.readexactly(2), 300), writer
+async def main():
+    held = []
+    while len(held) < 4096:
+        held += await asyncio.gather(*(one() for _ in range(64)))
+    print(len(held), {answer for answer, _ in held})
+asyncio.run(main())
+"""
+
+
+def test_local_port_carries_4096_connections_at_once(app: Machine) -> None:
+    script = base64.b64encode(MANY.encode()).decode()
+    told = app.succeed(f"echo {script} | base64 -d | python3 -", 400)
+    assert told == f"4096 {{{bytes((5, 0))!r}}}"
+    # And the one after them.
+    assert app.succeed(FETCH) == PAGE.strip()
 
 
 def test_page_does_not_come_directly(guests: Guests, app: Machine) -> None:

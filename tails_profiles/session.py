@@ -25,9 +25,15 @@ def session_files(settings: Settings) -> Mapping[str, str]:
 
 
 def _locale(settings: Settings) -> str:
-    formats = f"{settings.formats}.UTF-8"
-    lines = [f"LANG={settings.language}.UTF-8", *(f"{name}={formats}" for name in CATEGORIES)]
+    formats = _encoded(settings.formats)
+    lines = [f"LANG={_encoded(settings.language)}", *(f"{name}={formats}" for name in CATEGORIES)]
     return "\n".join(lines) + "\n"
+
+
+def _encoded(locale: str) -> str:
+    # glibc wants the encoding before the modifier: sr_RS.UTF-8@latin (setlocale(3)).
+    name, at, modifier = locale.partition("@")
+    return f"{name}.UTF-8{at}{modifier}"
 
 
 def _keyboard(settings: Settings) -> str:

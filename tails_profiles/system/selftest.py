@@ -3,13 +3,16 @@
 
 import errno
 import os
+import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 
+from tails_profiles.errors import SystemFailureError
 from tails_profiles.profile import Profile
 from tails_profiles.selftest import (
     OWN_MAC,
@@ -29,6 +32,11 @@ PATIENCE = 3.0
 SERVICE_PATIENCE = 10.0
 
 _ETH_P_ALL = 3
+# Linux: asm-generic/socket.h and linux/if_packet.h; Python does not name them.
+_SO_RCVBUFFORCE = 33
+_SOL_PACKET, _PACKET_STATISTICS = 263, 6
+#: Bytes of each link's buffer.
+_BUFFER = 4 << 20
 #: Errors that come from somewhere else: whoever sends them got our packet.
 _ANSWERS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
 
@@ -38,13 +46,18 @@ class Watch:
 
     def __init__(self) -> None:
         self._sockets: list[tuple[str, socket.socket]] = []
+        self._frames: list[bytes] = []
+        self._over = threading.Event()
         for _, name in socket.if_nameindex():
             if name != "lo":
                 # Protocol 0 until it is bound: frames of other links stay out.
                 made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
                 made.bind((name, _ETH_P_ALL))
+                made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
                 made.setblocking(False)
                 self._sockets.append((name, made))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def send(self, attempt: Attempt) -> Observation:
         """Put a frame on every link that is up."""
@@ -60,19 +73,41 @@ class Watch:
                     refusals.append(f"{name}: {err.strerror}")
         return Observation(refusal=", ".join(refusals) or None)
 
+    def _read(self) -> None:
+        # All the time: what else uses the network would fill the buffers.
+        links = [link for _, link in self._sockets]
+        while links and not self._over.is_set():
+            for link in select.select(links, (), (), 0.1)[0]:
+                self._drain(link)
+
+    def _drain(self, link: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                frame, address = link.recvfrom(2048)
+                if address[2] == socket.PACKET_OUTGOING:
+                    self._frames.append(frame)
+
     def sent(self) -> list[bytes]:
-        """Every frame that this machine put on the wire."""
-        frames = []
-        for _, link in self._sockets:
-            with suppress(OSError):
-                while True:
-                    frame, address = link.recvfrom(2048)
-                    if address[2] == socket.PACKET_OUTGOING:
-                        frames.append(frame)
-        return frames
+        """Every frame that this machine put on the wire.
+
+        Raises SystemFailureError where one may have gone by unseen.
+        """
+        self._over.set()
+        self._reader.join()
+        for name, link in self._sockets:
+            self._drain(link)
+            _, lost = struct.unpack("II", link.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+            if lost:
+                raise SystemFailureError(
+                    f"{name} was too busy to be watched: {lost} frames went by unseen",
+                    hint="close what uses the network, and check again",
+                )
+        return self._frames
 
     def close(self) -> None:
         """Stop watching."""
+        self._over.set()
+        self._reader.join()
         for _, link in self._sockets:
             link.close()
 

@@ -54,6 +54,20 @@ from tails_profiles.paths import Paths
 cli.Paths = lambda: Paths(Path(sys.argv[1]))
 sys.exit(cli.main(["check", *sys.argv[2:]]))
 """
+# Frames that somebody else sends meanwhile; with an argument nobody reads them as they come.
+BUSY = """
+import socket, sys
+from tails_profiles.system import selftest
+if sys.argv[1:]:
+    selftest._BUFFER = 0
+    selftest.Watch._read = lambda self: None
+watch = selftest.Watch()
+sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+sender.bind(("tor", 0))
+for _ in range(5000):
+    sender.send(bytes(12) + b"\\x88\\xb5" + bytes(1000))
+print(sum(frame[12:14] == b"\\x88\\xb5" for frame in watch.sent()))
+"""
 
 
 class App:
@@ -168,6 +182,14 @@ def test_without_rules_what_is_answered_is_out_and_the_rest_left(open_app: App) 
     done = open_app.check()
     assert done.returncode == 1
     assert "got out of app-guest" in done.stdout.splitlines()[-1]
+
+
+def test_busy_link_is_watched_whole_or_the_check_says_that_it_was_not(open_app: App) -> None:
+    prefix = ("ip", "netns", "exec", open_app.guests.app, sys.executable, "-c", BUSY)
+    assert run(*prefix) == "5000\n"
+    done = subprocess.run([*prefix, "unread"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "frames went by unseen" in done.stderr
 
 
 def test_without_the_link_table_frames_of_packet_sockets_leave(app: App) -> None:

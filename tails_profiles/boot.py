@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -50,6 +50,7 @@ class Decision:
     i2p_promised: bool
     dhcp: bool
     proxy: tuple[IPv4Address, int] | None
+    offline: bool
 
     def to_json(self) -> dict[str, Any]:
         """For the links step, which runs in a process of its own."""
@@ -59,6 +60,7 @@ class Decision:
             "i2p_promised": self.i2p_promised,
             "dhcp": self.dhcp,
             "proxy": [str(self.proxy[0]), self.proxy[1]] if self.proxy else None,
+            "offline": self.offline,
         }
 
 
@@ -71,6 +73,7 @@ def decision_from_json(value: dict[str, Any]) -> Decision:
         value["i2p_promised"],
         value["dhcp"],
         (IPv4Address(proxy[0]), proxy[1]) if proxy else None,
+        value["offline"],
     )
 
 
@@ -84,6 +87,7 @@ def decide(profile: Profile, found: Settings | None) -> Decision:
         # Our launcher always attaches a disk and gives the uplink its constant network.
         profile.is_gateway and found is None,
         settings.private_proxy(values),
+        values.offline,
     )
 
 
@@ -133,8 +137,9 @@ def run_links(paths: Paths) -> None:
     journal.notify("waiting for links")
     found = link_edge.wait_for_links(absent, patience())
     plan = links.plan(
-        decision.profile, found, i2p_promised=decision.i2p_promised, dhcp=decision.dhcp
-    )
+        decision.profile, found, i2p_promised=decision.i2p_promised, dhcp=decision.dhcp,
+        offline=decision.offline,
+    )  # fmt: skip
     link_edge.apply(plan, table_loader(decision, paths), paths)
     names = [link.name for link in plan.links]
     log.info("links are up: %s", ", ".join(names), extra={"MESSAGE_ID": journal.LINKS_ID})
@@ -224,6 +229,8 @@ def resolv_conf(decision: Decision) -> str:
     return "# no names: nothing in this guest resolves outside Tor or I2P\n"
 
 
+# All devices, not ours alone: NetworkManager puts up every one that it manages, and a card that
+# appears after the links step has no rules. Twice: a list in the image's /etc would replace ours.
 NETWORK_MANAGER = """\
 # Written by tails-profiles: links are configured before NetworkManager starts, and stay so.
 [main]
@@ -232,7 +239,11 @@ dns=none
 rc-manager=unmanaged
 
 [keyfile]
-unmanaged-devices=interface-name:tor;interface-name:i2p
+unmanaged-devices=*
+
+[device-90-tails-profiles]
+match-device=*
+managed=0
 
 [connectivity]
 enabled=false
@@ -254,14 +265,13 @@ def write_configuration(values: Settings, paths: Paths) -> None:
     if values.profile is Profile.I2P_GUEST and values.i2p is not None:
         _write_i2pd(values.i2p, paths)
     if values.tor is not None:
+        tor = replace(values.tor, connect=values.tor.connect and not values.offline)
         programs = {program for each in torrc.PLUGINS.values() for program in each}
         installed = frozenset(
             program for program in programs if (paths.root / program.lstrip("/")).is_file()
         )
         # Bridges and a proxy's password are in it: for Tor's account, and nobody else.
-        files.write_atomic(
-            paths.torrc, torrc.torrc(values.tor, installed), 0o640, constants.TOR_USER
-        )
+        files.write_atomic(paths.torrc, torrc.torrc(tor, installed), 0o640, constants.TOR_USER)
 
 
 def _write_i2pd(values: I2pSettings, paths: Paths) -> None:
@@ -304,7 +314,7 @@ def fail(step: str, err: BaseException, paths: Paths) -> int:
     expected = isinstance(err, ProfilesError)
     message = str(err) if expected else f"{type(err).__name__}: {err}"
     hint = err.hint if isinstance(err, ProfilesError) else "this is a mistake in tails-profiles"
-    reason = err.reason if isinstance(err, ProfilesError) else "settings"
+    reason = err.reason if isinstance(err, ProfilesError) else _REASONS[step]
     log.error(
         "%s: %s", step, message, exc_info=None if expected else err,
         extra={"MESSAGE_ID": journal.FAILED_ID, "TAILS_PROFILES_STEP": step},
@@ -318,6 +328,9 @@ def fail(step: str, err: BaseException, paths: Paths) -> int:
     announce(Announcement(Profile.QUARANTINE, "failed", reason=reason), paths)
     return err.exit_status if isinstance(err, ProfilesError) else 1
 
+
+# What the host is told where it was not one of our own errors.
+_REASONS = {"firewall": "ruleset", "links": "links"}
 
 STEPS: dict[str, Callable[[Paths], None]] = {"firewall": run_firewall, "links": run_links}
 

@@ -344,6 +344,7 @@ def _show_steps(selection: Selection, paths: Paths) -> None:
         link_edge.list_links(),
         i2p_promised=decision.i2p_promised,
         dhcp=decision.dhcp,
+        offline=decision.offline,
     )
     for step in links.steps(plan):
         line = load(step.table) if isinstance(step, links.LoadTable) else step.display()

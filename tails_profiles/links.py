@@ -54,7 +54,18 @@ class LoadTable:
         return f"# load the link table {self.table!r} with nft"
 
 
-Step = Command | Sysctl | LoadTable
+@dataclass(frozen=True, slots=True)
+class RequireTables:
+    """Go on only if these tables are in the kernel, each as "FAMILY NAME"."""
+
+    tables: frozenset[str]
+
+    def display(self) -> str:
+        """The step in words."""
+        return f"# nft list tables: must name {', '.join(sorted(self.tables))}"
+
+
+Step = Command | Sysctl | LoadTable | RequireTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +131,20 @@ _LINK_SYSCTLS = (
 
 
 def plan(
-    profile: Profile, found: Iterable[FoundLink], *, i2p_promised: bool, dhcp: bool
+    profile: Profile,
+    found: Iterable[FoundLink],
+    *,
+    i2p_promised: bool,
+    dhcp: bool,
+    offline: bool = False,
 ) -> LinksPlan:
     """Match the links that are there with those of the profile.
 
     ``i2p_promised``: app-guest's settings promise its second link. ``dhcp``: a gateway's uplink
     takes its address from a lease, because no settings disk says that our launcher started it.
+
+    ``offline``: a gateway's uplink stays as lockdown left it, down, and so does every link of
+    app-guest.
 
     Raises LinkError for a link nobody knows, two with the same MAC, or a missing one.
     """
@@ -143,8 +162,13 @@ def plan(
             raise LinkError(f"{other} and {link.name} have the same MAC {link.mac}")
         links[facts.name] = _plan_link(profile, link, facts, dhcp=dhcp)
     _require(profile, links, i2p_promised=i2p_promised)
+    rising = [
+        link
+        for link in links.values()
+        if not (offline and (link.facts.is_uplink or profile is Profile.APP_GUEST))
+    ]
     # Inner links first: when the uplink rises, what it serves stands already.
-    return LinksPlan(tuple(sorted(links.values(), key=lambda each: each.facts.is_uplink)))
+    return LinksPlan(tuple(sorted(rising, key=lambda each: each.facts.is_uplink)))
 
 
 def missing(profile: Profile, found: Iterable[FoundLink], *, i2p_promised: bool) -> frozenset[str]:
@@ -235,6 +259,13 @@ def raise_steps(link: LinkPlan) -> tuple[Step, ...]:
     )  # fmt: skip
 
 
+def tables(plan: LinksPlan) -> frozenset[str]:
+    """The tables without which no link of this plan may be up."""
+    return frozenset({"inet tails_profiles"}).union(
+        f"netdev tails_profiles_{link.name}" for link in plan.links
+    )
+
+
 def steps(plan: LinksPlan) -> tuple[Step, ...]:
     """The whole plan in order: names, the machine's settings, then link by link."""
     ordered: list[Step] = []
@@ -243,6 +274,8 @@ def steps(plan: LinksPlan) -> tuple[Step, ...]:
     ordered += MACHINE_SYSCTLS
     for link in plan.links:
         ordered += prepare_steps(link)
+    # What another program of the image did to the rules since they were loaded is seen here.
+    ordered.append(RequireTables(tables(plan)))
     for link in plan.links:
         ordered += raise_steps(link)
     return tuple(ordered)

@@ -17,12 +17,15 @@ from tails_profiles.links import (
     FoundLink,
     LinkPlan,
     LinksPlan,
+    RequireTables,
     Step,
     Sysctl,
     link_sysctls,
     steps,
+    tables,
 )
 from tails_profiles.paths import Paths
+from tails_profiles.system import nft
 from tails_profiles.system.process import run
 
 log = logging.getLogger(__name__)
@@ -108,6 +111,7 @@ def apply(plan: LinksPlan, load_table: Callable[[str], None], paths: Paths) -> N
             _carry_out(step, load_table, paths)
         for link in plan.links:
             read_back(link, paths)
+        _require_tables(tables(plan))
     except BaseException:
         put_down(paths)
         raise
@@ -119,8 +123,19 @@ def _carry_out(step: Step, load_table: Callable[[str], None], paths: Paths) -> N
         _write_sysctl(step, paths)
     elif isinstance(step, Command):
         run(step)
+    elif isinstance(step, RequireTables):
+        _require_tables(step.tables)
     else:
         load_table(step.table)
+
+
+def _require_tables(wanted: frozenset[str]) -> None:
+    absent = wanted - nft.tables()
+    if absent:
+        raise LinkError(
+            f"nft does not have {', '.join(sorted(absent))} any more",
+            hint="another program of this image has removed rules that are not its own",
+        )
 
 
 def _write_sysctl(step: Sysctl, paths: Paths) -> None:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the boot steps decide, and what they write for others."""
+
+import configparser
+import json
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from tails_profiles import boot, settings
+from tails_profiles.boot import Decision, decide, decision_from_json
+from tails_profiles.paths import Paths
+from tails_profiles.profile import GUESTS, Profile
+from tails_profiles.settings import I2pSettings, Proxy, ProxyType, TorSettings
+
+PROXY = Proxy(ProxyType.SOCKS5, IPv4Address("192.168.1.9"), 1080)
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        *(decide(profile, None) for profile in GUESTS),
+        Decision(
+            Profile.TOR_GUEST, "tcp-dns", i2p_promised=False, dhcp=False,
+            proxy=(IPv4Address("192.168.1.9"), 1080), offline=True,
+        ),
+    ],
+)  # fmt: skip
+def test_links_step_reads_what_the_firewall_step_decided(decision: Decision) -> None:
+    assert decision_from_json(json.loads(json.dumps(decision.to_json()))) == decision
+
+
+def test_settings_disk_decides_who_gives_the_uplink_its_address() -> None:
+    for profile in GUESTS:
+        assert decide(profile, None).dhcp is profile.is_gateway
+        assert not decide(profile, settings.defaults(profile)).dhcp
+
+
+def test_settings_become_a_decision() -> None:
+    tor = replace(settings.defaults(Profile.TOR_GUEST), tor=TorSettings(proxy=PROXY), offline=True)
+    assert decide(Profile.TOR_GUEST, tor).proxy == (IPv4Address("192.168.1.9"), 1080)
+    assert decide(Profile.TOR_GUEST, tor).offline
+    app = replace(settings.defaults(Profile.APP_GUEST), i2p=I2pSettings())
+    assert decide(Profile.APP_GUEST, app).i2p_promised
+    assert not decide(Profile.APP_GUEST, None).i2p_promised
+
+
+@pytest.mark.parametrize(("offline", "connect"), [(False, True), (True, True), (True, False)])
+def test_tor_is_told_not_to_connect_where_the_settings_say_offline(
+    offline: bool, connect: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The account exists in a gateway alone.
+    monkeypatch.setattr(boot.constants, "TOR_USER", None)
+    values = replace(
+        settings.defaults(Profile.TOR_GUEST), tor=TorSettings(connect=connect), offline=offline
+    )
+    boot.write_configuration(values, Paths(tmp_path))
+    text = (tmp_path / "run/tails-profiles/torrc").read_text()
+    assert f"DisableNetwork {int(offline or not connect)}\n" in text
+
+
+def test_network_manager_in_app_guest_manages_nothing(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    boot.write_network_files(decide(Profile.APP_GUEST, None), paths)
+    written = configparser.ConfigParser()
+    written.read(paths.network_manager)
+    # A link that appears later has no rules: not ours alone.
+    assert written["keyfile"]["unmanaged-devices"] == "*"
+    assert dict(written["device-90-tails-profiles"]) == {"match-device": "*", "managed": "0"}
+    assert written["main"]["dns"] == "none"
+    assert paths.resolv_conf.read_text() == "nameserver 127.0.0.1\n"
+
+
+def test_gateways_write_nothing_for_network_manager(tmp_path: Path) -> None:
+    boot.write_network_files(decide(Profile.TOR_GUEST, None), Paths(tmp_path))
+    assert not Paths(tmp_path).network_manager.exists()
+
+
+@pytest.mark.parametrize(("step", "reason"), [("firewall", "ruleset"), ("links", "links")])
+def test_mistake_of_ours_names_its_step_to_the_host(
+    step: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(boot, "announce", lambda each, _paths: said.append(each.line()))
+    assert boot.fail(step, RuntimeError("broken"), Paths(tmp_path)) == 1
+    assert said == [f"tails-profiles 1 quarantine failed {reason}\n"]

@@ -4,7 +4,7 @@
 import contextlib
 import hashlib
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,14 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("word", REFUSED)
+def mostly_broad(names: Iterable[str], quick: set[str]) -> list[Any]:
+    """All of them as parameters; those not in ``quick`` are more of the same."""
+    return [
+        name if name in quick else pytest.param(name, marks=pytest.mark.broad) for name in names
+    ]
+
+
+@pytest.mark.parametrize("word", mostly_broad(REFUSED, {"tor-guest's inner link", "no mask"}))
 def test_hostile_lease_is_refused_by_name_and_the_uplink_ends_down(
     word: str, gateway: Gateway
 ) -> None:
@@ -259,7 +266,7 @@ UNANSWERED: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", UNANSWERED)
+@pytest.mark.parametrize("name", mostly_broad(UNANSWERED, {"silence", "64 KiB of options"}))
 def test_answer_that_is_none_opens_nothing_and_the_host_is_told(
     name: str, gateway: Gateway
 ) -> None:
@@ -276,6 +283,7 @@ def test_answer_that_is_none_opens_nothing_and_the_host_is_told(
     assert all(is_request(frame) for frame in gateway.frames())
 
 
+@pytest.mark.broad
 def test_host_is_told_of_the_same_silence_once(gateway: Gateway) -> None:
     asked: list[Any] = []
 
@@ -290,6 +298,7 @@ def test_host_is_told_of_the_same_silence_once(gateway: Gateway) -> None:
     assert gateway.said() == ["tails-profiles 1 tor-guest failed network"]
 
 
+@pytest.mark.broad
 def test_lease_that_comes_late_is_taken(gateway: Gateway) -> None:
     asked = []
 
@@ -367,6 +376,7 @@ def test_lease_that_nobody_renews_ends_and_the_host_is_told(gateway: Gateway) ->
     assert gateway.said() == ["tails-profiles 1 tor-guest failed network"]
 
 
+@pytest.mark.broad
 def test_renewal_that_may_not_be_taken_ends_it(gateway: Gateway) -> None:
     asked: list[int] = []
 

@@ -591,13 +591,17 @@ class Laboratory:
                         listener.sendto(data, caller)
 
     def configuration(self) -> str:
-        """Addresses, routes, flags and permanent neighbours, to compare."""
+        """Addresses, routes, flags and permanent neighbours, to compare.
+
+        Without the operational state, which the kernel works out some time after a link rose.
+        """
         with inside(self.guest):
-            return "".join(
+            links = json.loads(run("ip", "-json", "link", "show"))
+            flags = [f"{link['ifname']} {link['address']} {link['flags']}\n" for link in links]
+            return "".join(flags) + "".join(
                 run("ip", *what)
                 for what in (
-                    ("-brief", "link", "show"),
-                    ("-brief", "address", "show"),
+                    ("-oneline", "address", "show"),
                     ("route", "show"),
                     ("neighbour", "show", "nud", "permanent"),
                 )

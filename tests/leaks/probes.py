@@ -427,7 +427,7 @@ def verify(lab: Laboratory, probes: Sequence[Probe]) -> dict[str, Result]:
         _attack_layers(lab, layers, list(members))
     lab.without()
     lab.canary()
-    assert lab.configuration() == configuration, "the laboratory is not what it was"
+    assert lab.configuration() == configuration
     return results
 
 

@@ -152,7 +152,10 @@ class InnerLinkContext:
 
 @dataclass(frozen=True, slots=True)
 class UplinkContext:
-    """The frames of an uplink; ``own`` is None where a lease gives the address."""
+    """The frames of an uplink; ``own`` is None where a lease gives the address.
+
+    ``proxy``: settings may name a proxy in a private range; I2P has none.
+    """
 
     template: ClassVar[str] = "uplink.nft.j2"
     link: str
@@ -161,6 +164,7 @@ class UplinkContext:
     router: IPv4Address | None
     resolver: IPv4Address | None
     udp: bool
+    proxy: bool
     public: tuple[AddressRange, ...]
 
 
@@ -306,6 +310,7 @@ def _uplink(profile: Profile, facts: LinkConstants, variant: str, *, dhcp: bool)
         None if dhcp else facts.peer,
         constants.UPLINK_RESOLVER if tor and transport != "tcp" else None,
         not tor or transport == "tcp-udp",
+        tor,
         _PUBLIC,
     )
 

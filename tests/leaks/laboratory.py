@@ -37,6 +37,7 @@ from tails_profiles.firewall import DHCP_LINK, lease_elements, proxy_elements
 from tails_profiles.links import (
     IP,
     FoundLink,
+    LoadTable,
     Step,
     Sysctl,
     plan,
@@ -392,8 +393,9 @@ class Laboratory:
         elif isinstance(step, Sysctl):
             with suppress(FileNotFoundError) if step.optional else nullcontext():
                 self.sysctl(step.path, step.value)
-        else:
+        elif isinstance(step, LoadTable):
             self.nft(self.texts["uplink" if step.table == DHCP_LINK else step.table])
+        # RequireTables: the anti-tests go on without.
 
     def _make_layers(self) -> dict[str, Layer]:
         """Every layer there is, by name."""

@@ -9,6 +9,7 @@ it. Fails where more than a tenth of the phase is added beyond that error.
 """
 
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -46,9 +47,18 @@ def phase(*, ours: bool) -> float:
     return (finish - start) / 1000
 
 
+def pair(*, first: bool) -> tuple[float, float]:
+    """One boot with ours and one without; which is first alternates, so that no drift adds up."""
+    one = phase(ours=first)
+    other = phase(ours=not first)
+    return (one, other) if first else (other, one)
+
+
 def main() -> int:
     """Measure in turns, print, judge."""
-    pairs = [(phase(ours=True), phase(ours=False)) for _ in range(ROUNDS)]
+    # Before everything else that runs: a boot has its machine to itself.
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
+    pairs = [pair(first=bool(number % 2)) for number in range(ROUNDS)]
     ours, without = (statistics.median(side) for side in zip(*pairs, strict=True))
     differences = [one - other for one, other in pairs]
     added = statistics.median(differences)

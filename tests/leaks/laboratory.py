@@ -322,6 +322,8 @@ class Laboratory:
         if self.dhcp:
             run("ip", "address", "add", str(c.UPLINK), "dev", "uplink", namespace=self.guest)
             run("ip", "route", "add", "default", "via", str(c.UPLINK_ROUTER), namespace=self.guest)
+        for link in self.ends:
+            _ask_once(self.guest, link)
         for path, value in _LABORATORY_SETTINGS.items():
             with suppress(FileNotFoundError):  # not every kernel has each of them in a namespace
                 self.sysctl(path, value)
@@ -374,6 +376,7 @@ class Laboratory:
             _quiet_up(namespace, port)
         _quiet_up(namespace, "router")
         _quiet_up(self.lan, "lan")
+        _ask_once(self.lan, "lan")
         for address in (c.UPLINK_ROUTER, c.UPLINK_RESOLVER):
             run("ip", "address", "add", f"{address}/24", "dev", "router", namespace=namespace)
         run("ip", "address", "add", str(LAN_MACHINE), "dev", "lan", namespace=self.lan)
@@ -592,6 +595,18 @@ class Laboratory:
                         data, caller = listener.recvfrom(2048)
                         listener.sendto(data, caller)
 
+    def forget_neighbours(self) -> None:
+        """All but the permanent ones of the inner links."""
+        run("ip", "neighbour", "flush", "dev", "uplink", namespace=self.guest)
+
+    def neighbours(self) -> str:
+        """All neighbours of the guest, permanent ones and others."""
+        return run("ip", "neighbour", "show", "nud", "all", namespace=self.guest)
+
+    def addresses6(self) -> str:
+        """The guest's IPv6 addresses that may be used."""
+        return run("ip", "-6", "address", "show", "-tentative", namespace=self.guest)
+
     def configuration(self) -> str:
         """Addresses, routes, flags and permanent neighbours, to compare.
 
@@ -667,6 +682,16 @@ def _quiet_up(namespace: str, link: str) -> None:
     with inside(namespace):
         Path(f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6").write_text("1", encoding="ascii")
     run("ip", "link", "set", link, "up", namespace=namespace)
+
+
+def _ask_once(namespace: str, link: str) -> None:
+    """Neighbours are asked for when they are needed, and never again.
+
+    No frame that one probe has brought about comes in the middle of the next.
+    """
+    with inside(namespace):
+        for key, value in (("delay_first_probe_time", "3600"), ("mcast_solicit", "1")):
+            Path(f"/proc/sys/net/ipv4/neigh/{link}/{key}").write_text(value, encoding="ascii")
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:

@@ -61,7 +61,6 @@ from tests.leaks.laboratory import (
     acting_as,
     drain,
     inside,
-    run,
 )
 from tests.leaks.probes import (
     Action,
@@ -400,7 +399,7 @@ class Resolve(Exchange):
 
     def answered(self, lab: Laboratory) -> tuple[socket.socket, Packet]:
         """Forget the neighbours of the uplink, then call."""
-        run("ip", "neighbour", "flush", "dev", "uplink", namespace=lab.guest)
+        lab.forget_neighbours()
         return super().answered(lab)
 
 

@@ -314,7 +314,7 @@ def fail(step: str, err: BaseException, paths: Paths) -> int:
     expected = isinstance(err, ProfilesError)
     message = str(err) if expected else f"{type(err).__name__}: {err}"
     hint = err.hint if isinstance(err, ProfilesError) else "this is a mistake in tails-profiles"
-    reason = err.reason if isinstance(err, ProfilesError) else _REASONS[step]
+    reason = (err.reason if isinstance(err, ProfilesError) else None) or _REASONS[step]
     log.error(
         "%s: %s", step, message, exc_info=None if expected else err,
         extra={"MESSAGE_ID": journal.FAILED_ID, "TAILS_PROFILES_STEP": step},
@@ -329,7 +329,7 @@ def fail(step: str, err: BaseException, paths: Paths) -> int:
     return err.exit_status if isinstance(err, ProfilesError) else 1
 
 
-# What the host is told where it was not one of our own errors.
+# What the host is told where the error itself does not say.
 _REASONS = {"firewall": "ruleset", "links": "links"}
 
 STEPS: dict[str, Callable[[Paths], None]] = {"firewall": run_firewall, "links": run_links}

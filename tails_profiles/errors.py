@@ -15,11 +15,11 @@ class ProfilesError(Exception):
     """An expected failure; shown as one line and, where there is one, a hint.
 
     ``exit_status`` is what the command exits with. ``reason`` is the word a gateway announces
-    to its host in ``failed REASON``.
+    to its host in ``failed REASON``; None leaves it to the boot step in which it happens.
     """
 
     exit_status: ClassVar[int] = 1
-    reason: ClassVar[str] = "settings"
+    reason: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -140,7 +140,6 @@ class SystemFailureError(ProfilesError):
     """The machine did not do what was asked of it."""
 
     exit_status = 6
-    reason = "settings"
 
 
 class CommandError(SystemFailureError):

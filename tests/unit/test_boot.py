@@ -11,6 +11,15 @@ import pytest
 
 from tails_profiles import boot, settings
 from tails_profiles.boot import Decision, decide, decision_from_json
+from tails_profiles.errors import (
+    CommandError,
+    CommandNotFoundError,
+    DetectionError,
+    MissingAccountError,
+    MissingLibraryError,
+    RulesetError,
+    SettingsError,
+)
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import I2pSettings, Proxy, ProxyType, TorSettings
@@ -78,11 +87,32 @@ def test_gateways_write_nothing_for_network_manager(tmp_path: Path) -> None:
     assert not Paths(tmp_path).network_manager.exists()
 
 
-@pytest.mark.parametrize(("step", "reason"), [("firewall", "ruleset"), ("links", "links")])
-def test_mistake_of_ours_names_its_step_to_the_host(
-    step: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step", "err", "reason", "status"),
+    [
+        # A mistake of ours, and a machine that fails, are not the settings' fault.
+        ("firewall", RuntimeError("broken"), "ruleset", 1),
+        ("links", RuntimeError("broken"), "links", 1),
+        ("links", CommandError("ip link", 2, "RTNETLINK answers: No such device"), "links", 6),
+        ("firewall", CommandNotFoundError("/usr/sbin/nft"), "ruleset", 6),
+        ("links", MissingLibraryError("pyudev", "python3-pyudev"), "links", 6),
+        # What an error says about itself counts, wherever it happens.
+        ("firewall", SettingsError("no JSON"), "settings", 4),
+        ("links", RulesetError("refused"), "ruleset", 5),
+        ("firewall", MissingAccountError("debian-tor"), "tor", 6),
+        ("firewall", DetectionError("no target"), "token", 3),
+    ],
+)
+def test_host_is_told_what_to_look_at(
+    step: str,
+    err: Exception,
+    reason: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(boot, "announce", lambda each, _paths: said.append(each.line()))
-    assert boot.fail(step, RuntimeError("broken"), Paths(tmp_path)) == 1
+    assert boot.fail(step, err, Paths(tmp_path)) == status
+    assert json.loads((tmp_path / "run/tails-profiles/failure.json").read_text())["step"] == step
     assert said == [f"tails-profiles 1 quarantine failed {reason}\n"]

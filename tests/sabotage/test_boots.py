@@ -184,6 +184,37 @@ def test_without_the_guard_a_masked_step_leaves_half_a_profile(work: Path) -> No
         assert boot.tables() == set()
 
 
+# A getty that runs already when a step fails; as real ones do, it clears its screen when it ends.
+GETTY = {
+    "etc/systemd/system/getty@tty9.service": (
+        "[Unit]\nDefaultDependencies=no\nIgnoreOnIsolate=yes\n[Service]\n"
+        "ExecStart=/usr/bin/sleep infinity\nExecStopPost=/bin/sh -c 'echo CLEARED >/dev/tty1'\n"
+    ),
+    "etc/systemd/system/sysinit.target.d/getty.conf": "[Unit]\nWants=getty@tty9.service\n",
+    "usr/lib/tails-profiles/rulesets/tor-guest-tcp.inner.nft": None,
+}
+
+
+def test_getty_that_runs_already_is_gone_before_there_are_words(work: Path) -> None:
+    with Boot(Machine(dmi=TOR, links=TOR_LINKS, files=GETTY), work) as boot:
+        quarantined(boot)
+        assert not boot.is_active("getty@tty9.service")
+        words = boot.said("tty1")
+        assert 0 <= words.find("CLEARED") < words.find("QUARANTINE")
+
+
+def test_isolating_alone_leaves_a_getty(work: Path) -> None:
+    program = "usr/lib/tails-profiles/quarantine"
+    lines = (layer() / program).read_text().splitlines(keepends=True)
+    kept = "".join(line for line in lines if "systemctl stop" not in line)
+    assert kept != "".join(lines)
+    machine = Machine(dmi=TOR, links=TOR_LINKS, files={**GETTY, program: kept})
+    with Boot(machine, work) as boot:
+        boot.wait_until_settled()
+        assert boot.is_active(QUARANTINE)
+        assert boot.is_active("getty@tty9.service")
+
+
 def test_quarantine_writes_once_where_the_console_is_the_screen(work: Path) -> None:
     with Boot(Machine(dmi=BAD, links=TOR_LINKS, consoles="tty0"), work) as boot:
         boot.wait_until_settled()

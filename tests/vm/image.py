@@ -20,6 +20,8 @@ TOP = Path(__file__).parents[2]
 IMAGE = TOP / ".build/image/tails-profiles.iso"
 PORT = "test.shell"
 _SECTOR = 2048
+#: SOURCE_DATE_EPOCH of image/build.
+_TIME = "1767225600"
 #: Of the production image, the top one first.
 _LAYERS = ("50-profiles", "10-base")
 
@@ -124,8 +126,9 @@ def _squash(layer: Layer, directory: Path) -> Path:
             whiteouts += ["-p", f"{name} c 0 0 0 0 0"]
     for path in (tree, *(path for path in tree.rglob("*") if path.is_dir())):
         path.chmod(0o755)
+    # Not newer than the image's own: /usr would look updated, and caches would be built anew.
     run("mksquashfs", str(tree), str(output), "-comp", "zstd", "-all-root", "-no-progress",
-        *whiteouts)  # fmt: skip
+        "-all-time", _TIME, *whiteouts)  # fmt: skip
     return output
 
 

@@ -3,7 +3,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,13 +31,13 @@ class Runner:
         # On a path that QEMU's other user may enter.
         self.directory = Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp"))
         self._pool = ThreadPoolExecutor(AT_ONCE)
-        self._verdicts: dict[str, Future[None]] = {
+        self._verdicts: dict[str, Future[float]] = {
             name: self._pool.submit(judge, ALL[name], self.directory / name) for name in names
         }
 
-    def result(self, name: str) -> None:
-        """Raise what the case raised."""
-        self._verdicts[name].result()
+    def result(self, name: str) -> float:
+        """Its seconds of processor time, or what the case raised."""
+        return self._verdicts[name].result()
 
     def close(self) -> None:
         """End the machines too."""
@@ -57,8 +57,8 @@ def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
     made.close()
 
 
-def judge(case: Case, directory: Path) -> None:
-    """Boot one case, and see that it ends as it must."""
+def judge(case: Case, directory: Path) -> float:
+    """Boot one case, and see that it ends as it must; returns its seconds of processor time."""
     with Single(case.spec, directory) as machine:
         try:
             if case.frozen:
@@ -67,6 +67,7 @@ def judge(case: Case, directory: Path) -> None:
             else:
                 in_quarantine(machine, case)
             case.then(machine)
+            seconds = machine.cpu_seconds()
             machine.finish()
             for link in machine.links:
                 frames = machine.frames(link)
@@ -75,6 +76,7 @@ def judge(case: Case, directory: Path) -> None:
             machine.keep_evidence(EVIDENCE / machine.name)
             err.add_note(f"kept in {EVIDENCE / machine.name}")
             raise
+        return seconds
 
 
 def shown(text: str, case: Case) -> bool:
@@ -97,5 +99,7 @@ def in_quarantine(machine: Single, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_leaves_and_the_screen_says_why(name: str, runner: Runner) -> None:
-    runner.result(name)
+def test_nothing_leaves_and_the_screen_says_why(
+    name: str, runner: Runner, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("processor time of the machine", f"{runner.result(name):.0f} s")

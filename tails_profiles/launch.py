@@ -229,7 +229,7 @@ def _resolver(variant: str, facts: HostFacts) -> IPv4Address | None:
 
 
 #: sockaddr_un(7) has room for 107 bytes; this is the longest name below the directory.
-_LONGEST_SOCKET = "/app-guest/monitor"
+_LONGEST_SOCKET = "/links/tails-tor.gateway"
 #: What a shell, QEMU's options, socat's addresses and systemd's properties all take as it is.
 _PLAIN = re.compile(r"[A-Za-z0-9_./+=@-]+")
 #: Characters of an image's path that would have to be escaped in four languages at once.
@@ -244,7 +244,7 @@ def _require_usable_paths(image: Path, directory: Path) -> None:
         )
     if len(f"{directory}{_LONGEST_SOCKET}".encode()) > 107:
         raise LaunchError(
-            f"{directory}: too long for the path of a socket", hint="at most 89 bytes"
+            f"{directory}: too long for the path of a socket", hint="at most 83 bytes"
         )
     if _UNUSABLE.search(str(image)):
         raise LaunchError(

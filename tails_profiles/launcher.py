@@ -230,6 +230,11 @@ class Launcher:
         except LaunchError as err:
             if err.message.startswith(tuple(f"{profile}: " for profile in GUESTS)):
                 raise
+            known = self._guests.get(guest.profile)
+            # Whatever was asked of it: that it is gone says more. A moment, since its sockets go
+            # before it does.
+            if known is not None and machines.wait_until_ended(known.process, 1.0):
+                self._require_alive()
             raise LaunchError(
                 f"{guest.profile}: {err}{when}", hint=_last_words(guest) or err.hint
             ) from err
@@ -299,12 +304,15 @@ def _last_words(guest: GuestPlan) -> str | None:
 
 def _refuse_failure(guest: GuestPlan, said: Announcement) -> None:
     if said.profile is not guest.profile:
+        words = f"{said.profile}: {said.word} {said.reason or ''}".rstrip()
         raise LaunchError(
-            f"says that it is {said.profile}: {said.word} {said.reason or ''}".rstrip(),
+            f"{guest.profile}: says that it is {words}",
             hint="its medium does not know its token, or refused it; see its screen",
         )
     if said.word == "failed":
-        raise LaunchError(f"failed: {said.reason}", hint=_REASONS.get(said.reason or ""))
+        raise LaunchError(
+            f"{guest.profile}: failed: {said.reason}", hint=_REASONS.get(said.reason or "")
+        )
 
 
 _REASONS: Mapping[str, str] = {

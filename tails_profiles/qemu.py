@@ -120,10 +120,11 @@ def _properties(guest: GuestPlan, plan: LaunchPlan) -> dict[str, str]:
         "CapabilityBoundingSet": "",
         "NoNewPrivileges": "yes",
         "ProtectSystem": "strict",
-        "ReadWritePaths": f"{guest.directory} {plan.link_directory}",
         "ProtectHome": "read-only",
         "PrivateTmp": "yes",
-        # Wherever the image is, homes and /tmp included, it is there, and cannot be written to.
+        # Wherever these are, homes and /tmp included: what it may write to, and the image.
+        "ReadWritePaths": f"{guest.directory} {plan.link_directory}",
+        "BindPaths": f"{guest.directory} {plan.link_directory}",
         "BindReadOnlyPaths": f'"{plan.image}"',
         "DevicePolicy": "closed",
         "ProtectProc": "invisible",
@@ -188,10 +189,11 @@ def machine(*, kvm: bool) -> tuple[Options, ...]:
             ),
         ),
         Options(
-            "Sleep states, and boot from anything but the medium.",
+            "Sleep states, and boot from anything but the medium; a second boot, which would begin"
+            " with the uplink plugged in.",
             (
                 "-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1",
-                "-boot", "strict=on,menu=off", "-action", "panic=shutdown",
+                "-boot", "strict=on,menu=off", "-action", "panic=shutdown,reboot=shutdown",
             ),
         ),
         Options(

@@ -22,6 +22,8 @@ from tails_profiles.launch_steps import Step
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.running import Limits
 from tails_profiles.settings import Settings
+from tails_profiles.system import machines
+from tails_profiles.system.machines import Process
 from tests.launch import tiny
 
 TOP = Path(__file__).parents[2]
@@ -118,12 +120,35 @@ class World:
         start += ["--directory", str(self.directory)]
         return start + (["--image", str(image)] if image else [])
 
+    def machine(self, profile: Profile) -> Process:
+        """The machine of a guest; those of other launches on this machine are not ours."""
+        return next(
+            found.process
+            for found in machines.find()
+            if (found.directory, found.profile) == (self.directory, profile)
+        )
+
     def cli(self, *words: str, image: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         return subprocess.run(
             self.command(*words, image=image), capture_output=True, text=True, check=False,
             env=self.environment, timeout=120 * FACTOR, stdin=subprocess.DEVNULL,
         )  # fmt: skip
+
+    def cli_without_library(
+        self, *words: str, image: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """The same, on a machine without the library that talks to QEMU."""
+        hidden = self.top / "qemu.py"
+        hidden.write_text("raise ImportError\n")
+        try:
+            return subprocess.run(
+                self.command(*words, image=image), capture_output=True, text=True, check=False,
+                env={**self.environment, "PYTHONPATH": f"{self.top}:{TOP}"},
+                timeout=120 * FACTOR, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        finally:
+            hidden.unlink()
 
     @property
     def environment(self) -> dict[str, str]:

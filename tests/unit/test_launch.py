@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The launch plan and its translation: who runs, with what, behind which gate."""
+"""The launch plan and its translation: who runs, with what, behind which gate.
 
+``python3 -m tests.unit.test_launch`` writes the golden command lines anew; read their difference.
+"""
+
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,7 @@ import pytest
 from tails_profiles import launch, launch_steps, settings
 from tails_profiles.errors import InvalidSettingError, LaunchError
 from tails_profiles.launch import HostFacts, ImageFacts, LaunchPlan
-from tails_profiles.launch_steps import Await, LoadRules, Monitor, StartMachine
+from tails_profiles.launch_steps import Await, CheckImage, LoadRules, Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import Proxy, ProxyType, Settings, TorSettings
 
@@ -184,3 +189,93 @@ def test_host_file_is_divided_among_the_guests() -> None:
 def test_host_file_with_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidSettingError, match="language"):
         settings.for_guests(data)
+
+
+def test_host_json_names_what_the_steps_do() -> None:
+    made = plan(i2p=True)
+    found = launch_steps.to_json(made, launch_steps.steps(made, SEEDS))
+    assert set(found) == {
+        "version", "image", "directory", "accelerator", "runner", "guests", "prelude", "steps",
+    }  # fmt: skip
+    assert [guest["profile"] for guest in found["guests"]] == [*GUESTS]
+    assert {step["kind"] for step in found["steps"]} == {
+        "command", "rules", "check-readable", "check-image", "settings-disk", "machine", "monitor",
+        "await",
+    }  # fmt: skip
+
+
+def test_names_are_asked_of_the_host_s_resolver_alone_or_the_launch_is_refused() -> None:
+    tor = TorSettings(bridges=(SNOWFLAKE,))
+    assert plan(tor=tor).resolver == RESOLVER
+    with pytest.raises(LaunchError, match="no IPv4 resolver"):
+        plan(replace(FACTS, resolver=None), tor=tor)
+    assert plan(replace(FACTS, resolver=None)).resolver is None
+
+
+@pytest.mark.parametrize(
+    "directory", ["relative", "/run/a b", "/run/a,b", "/run/$x", "/run/" + "x" * 79, "/run/ü"]
+)
+def test_directory_that_sockets_cannot_be_in_is_refused(directory: str) -> None:
+    with pytest.raises(LaunchError):
+        launch.plan(Path("/i"), Path(directory), FACTS, DEFAULTS, OFFSETS, i2p=False)
+
+
+def test_longest_directory_still_holds_every_socket() -> None:
+    longest = Path("/run/" + "x" * 78)
+    made = launch.plan(Path("/i"), longest, FACTS, DEFAULTS, OFFSETS, i2p=True)
+    paths = [path for guest in made.guests for path in (guest.serial, guest.monitor, guest.screen)]
+    paths += [made.link_directory / "tails-tor.gateway"]
+    assert max(len(str(path)) for path in paths) <= 107
+
+
+@pytest.mark.parametrize("image", ["/a\nb", '/a"b', "/a$b", "/a%b", "/a:b", "/a\\b"])
+def test_image_whose_path_would_need_escapes_is_refused(image: str) -> None:
+    with pytest.raises(LaunchError, match="cannot be passed on"):
+        launch.plan(Path(image), Path("/run/x"), FACTS, DEFAULTS, OFFSETS, i2p=False)
+
+
+def test_image_with_blanks_and_commas_is_passed_on_whole() -> None:
+    made = launch.plan(
+        Path("/my images/a, b.iso"), Path("/run/x"), replace(FACTS, systemd=True), DEFAULTS,
+        OFFSETS, i2p=False,
+    )  # fmt: skip
+    words = argv(Profile.TOR_GUEST, made)
+    assert any(word.endswith("file.filename=/my images/a,, b.iso") for word in words)
+    assert '--property=BindReadOnlyPaths="/my images/a, b.iso"' in words
+
+
+def test_image_is_compared_after_every_start_and_at_the_end() -> None:
+    steps = launch_steps.steps(plan(i2p=True), SEEDS)
+    for now, then in pairwise(steps):
+        if isinstance(now, StartMachine):
+            assert then == CheckImage(Path("/image.iso"), IMAGE)
+    assert isinstance(steps[-1], CheckImage)
+    assert steps[-1].display() == "unchanged /image.iso '1 2 3 4.000000005'"
+
+
+GOLDEN = Path(__file__).parents[1] / "golden/argv"
+RUNNERS = {"setpriv-tcg": (False, False), "systemd-kvm": (True, True)}
+CASES = [*product(GUESTS, RUNNERS)]
+
+
+def golden_argv(profile: Profile, runner: str) -> str:
+    systemd, kvm = RUNNERS[runner]
+    words = argv(profile, plan(replace(FACTS, systemd=systemd, kvm=kvm), i2p=True))
+    # An option and its value on one line.
+    return re.sub(r"\n(?!-|/)", " ", "\n".join(words)) + "\n"
+
+
+@pytest.mark.parametrize(("profile", "runner"), CASES)
+def test_command_line_is_the_golden_file(profile: Profile, runner: str) -> None:
+    assert golden_argv(profile, runner) == (GOLDEN / f"qemu-{profile}-{runner}.txt").read_text()
+
+
+def test_there_is_no_golden_file_that_no_command_line_writes() -> None:
+    assert {path.name for path in GOLDEN.glob("qemu-*")} == {
+        f"qemu-{profile}-{runner}.txt" for profile, runner in CASES
+    }
+
+
+if __name__ == "__main__":
+    for each in CASES:
+        (GOLDEN / f"qemu-{each[0]}-{each[1]}.txt").write_text(golden_argv(*each))

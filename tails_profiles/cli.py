@@ -86,9 +86,12 @@ def _run(argv: Sequence[str] | None) -> int:
 def _complain(message: str, hint: str | None, status: int) -> int:
     """Say what went wrong, in a line and perhaps a hint; returns ``status``."""
     if sys.stderr is not None:
-        sys.stderr.write(f"tails-profiles: {_harmless(message)}\n")
-        if hint:
-            sys.stderr.write(f"  {_harmless(hint)}\n")
+        # A terminal that is gone reads nothing, and the status is still true.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"tails-profiles: {_harmless(message)}\n")
+            if hint:
+                sys.stderr.write(f"  {_harmless(hint)}\n")
+            sys.stderr.flush()
     return status
 
 

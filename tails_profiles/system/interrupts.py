@@ -47,11 +47,14 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within it nothing is raised; what came meanwhile is raised at its end."""
+        """Within it nothing is raised; what came meanwhile is raised at its end.
+
+        Also in place of a failure: what was started may have got the same signal.
+        """
         self._held = True
         try:
             yield
         finally:
             self._held = False
-        if self._pending:
-            raise KeyboardInterrupt
+            if self._pending:
+                raise KeyboardInterrupt

@@ -116,8 +116,9 @@ class World:
 
     def command(self, *words: str, image: Path | None = None) -> list[str]:
         """The command line of ``tails-profiles host``."""
-        start = [sys.executable, "-m", "tails_profiles", "host", *words]
-        start += ["--directory", str(self.directory)]
+        action, *options = words
+        start = [sys.executable, "-m", "tails_profiles", "host", action]
+        start += ["--directory", str(self.directory), *options]
         return start + (["--image", str(image)] if image else [])
 
     def machine(self, profile: Profile) -> Process:

@@ -58,7 +58,8 @@ class Machine:
 
     ``tables`` are an SMBIOS entry point and its structures; without ``memory`` there is no
     ``/dev/mem``. ``consoles`` is what the kernel says it writes to. ``container`` boots without
-    the door that makes us believe in a machine.
+    the door that makes us believe in a machine. ``extra`` are packages of the suite beside those
+    of every root.
     """
 
     dmi: Mapping[str, bytes] = field(default_factory=dict)
@@ -72,6 +73,7 @@ class Machine:
     memory: bool = True
     container: bool = False
     consoles: str = "ttyS0"
+    extra: Sequence[str] = ()
 
 
 # Runs as the parent of PID 1, in the new namespaces; $1 is the work directory (a tmpfs).
@@ -233,7 +235,8 @@ class Boot:
             path.chmod(0o755 if text.startswith("#!") else 0o600 if "nmconn" in name else 0o644)
         if doors:
             shutil.copy(
-                base(self.machine.suite) / "usr/bin/readlink", upper / "usr/bin/readlink.real"
+                base(self.machine.suite, self.machine.extra) / "usr/bin/readlink",
+                upper / "usr/bin/readlink.real",
             )
         self._write_firmware()
 
@@ -254,7 +257,7 @@ class Boot:
 
     def _start(self) -> None:
         lower = [str(layer())] if self.machine.ours else []
-        lower.append(str(base(self.machine.suite)))
+        lower.append(str(base(self.machine.suite, self.machine.extra)))
         # The links must be in the namespace before its sysfs is arranged: the set-up waits.
         wait = 'read -r _ && exec sh -c "$0" setup "$@"'
         argv = [

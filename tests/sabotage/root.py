@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
@@ -22,9 +23,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def base(suite: str = SUITES[0]) -> Path:
-    """The Debian system without our packages; built when missing."""
-    key = hashlib.sha256(" ".join((suite, *PACKAGES)).encode()).hexdigest()[:16]
+def base(suite: str = SUITES[0], extra: Sequence[str] = ()) -> Path:
+    """The Debian system without our packages, and with ``extra`` ones; built when missing."""
+    packages = (*PACKAGES, *extra)
+    key = hashlib.sha256(" ".join((suite, *packages)).encode()).hexdigest()[:16]
     tree = BUILD / f"root-{key}"
     if tree.is_dir():
         return tree
@@ -37,7 +39,7 @@ def base(suite: str = SUITES[0]) -> Path:
         "unshare", "--mount", "--propagation", "private", "mmdebstrap", "--mode=root", "--quiet",
         "--variant=apt", "--components=main", '--aptopt=Apt::Install-Recommends "false"',
         "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-        "--dpkgopt=path-exclude=/usr/share/locale/*", f"--include={','.join(PACKAGES)}",
+        "--dpkgopt=path-exclude=/usr/share/locale/*", f"--include={','.join(packages)}",
         suite, str(part),
     )  # fmt: skip
     # Caches that systemd would rebuild at every start of a fresh overlay.

@@ -145,3 +145,10 @@ def test_at_most_five_exceptions_from_hardening_each_with_its_reason() -> None:
     assert text.count("=no\n") - text.count("DefaultDependencies=no\n") == text.count(
         "# Exception:"
     )
+
+
+@pytest.mark.parametrize("monitor", ["monitor", "i2p-monitor"])
+def test_what_shows_the_journal_may_read_it(monitor: str) -> None:
+    # To any other account journalctl says that it has no permission, on the gateway's only screen.
+    lines = (TOP / f"units/tails-profiles-{monitor}.service").read_text().splitlines()
+    assert "SupplementaryGroups=systemd-journal" in lines

@@ -37,7 +37,7 @@ from tails_profiles.firewall import DHCP_LINK, lease_elements, proxy_elements
 from tails_profiles.links import (
     IP,
     FoundLink,
-    LoadTable,
+    RequireTables,
     Step,
     Sysctl,
     plan,
@@ -396,9 +396,11 @@ class Laboratory:
         elif isinstance(step, Sysctl):
             with suppress(FileNotFoundError) if step.optional else nullcontext():
                 self.sysctl(step.path, step.value)
-        elif isinstance(step, LoadTable):
+        elif isinstance(step, RequireTables):
+            listed = run("nft", "list", "tables", namespace=self.guest).splitlines()
+            assert step.tables <= {line.removeprefix("table ") for line in listed}
+        else:
             self.nft(self.texts["uplink" if step.table == DHCP_LINK else step.table])
-        # RequireTables: the anti-tests go on without.
 
     def _make_layers(self) -> dict[str, Layer]:
         """Every layer there is, by name."""

@@ -44,7 +44,7 @@ from scapy.all import (  # type: ignore[attr-defined]
 
 from tails_profiles import constants as c
 from tails_profiles.constants import LinkConstants
-from tails_profiles.links import LoadTable, Sysctl, steps
+from tails_profiles.links import LoadTable, RequireTables, Sysctl, steps
 from tails_profiles.profile import Profile
 from tests.leaks.attacks import (
     ELSEWHERE,
@@ -649,7 +649,8 @@ class Rise(Laboratory):
         self.nft(self.texts[INET])
         for step in steps(self.plan):
             ipv6 = isinstance(step, Sysctl) and "disable_ipv6" in step.path
-            if (self._tables or not isinstance(step, LoadTable)) and (self._no_ipv6 or not ipv6):
+            table = isinstance(step, LoadTable | RequireTables)
+            if (self._tables or not table) and (self._no_ipv6 or not ipv6):
                 self.carry_out(step)
 
 

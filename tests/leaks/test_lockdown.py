@@ -15,7 +15,7 @@ from scapy.all import ICMP, TCP, UDP  # type: ignore[attr-defined]
 
 from tails_profiles import constants as c
 from tails_profiles.command import Command
-from tails_profiles.links import LoadTable, Step, steps
+from tails_profiles.links import LoadTable, RequireTables, Step, steps
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import LOCKDOWN, render_named, templates
 from tests.leaks import attacks
@@ -259,14 +259,14 @@ class Rising(Laboratory):
 def tables_last(planned: tuple[Step, ...]) -> tuple[Step, ...]:
     """A mistake: links rise, and then get their rules."""
     return (
-        *(step for step in planned if not isinstance(step, LoadTable)),
-        *(step for step in planned if isinstance(step, LoadTable)),
+        *without_tables(planned),
+        *(step for step in planned if isinstance(step, LoadTable | RequireTables)),
     )
 
 
 def without_tables(planned: tuple[Step, ...]) -> tuple[Step, ...]:
     """A mistake: the inet rule set alone is trusted."""
-    return tuple(step for step in planned if not isinstance(step, LoadTable))
+    return tuple(step for step in planned if not isinstance(step, LoadTable | RequireTables))
 
 
 def without_up(planned: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -143,7 +143,8 @@ Step = Command | LoadRules | CheckReadable | CheckImage | WriteDisk | StartMachi
 #: its first word on. "says" has no time limit: Ctrl-C ends the wait.
 PRELUDE = """\
 set -eu
-declare -A port
+declare -A port listener
+trap 'kill "${listener[@]}" 2>/dev/null || :' EXIT
 appears() { until [ -S "$1" ]; do kill -0 "${!:-$$}"; sleep 0.1; done; }
 unchanged() {
     [ "$(stat -L -c '%d %i %s %.9Y' "$1")" = "$2" ] || { echo "$1 has changed" >&2; return 1; }
@@ -164,7 +165,10 @@ monitor() {
     kill "$asker_PID" && wait "$asker_PID" || :
     return "$status"
 }
-listen() { exec {descriptor}< <(exec socat -u "UNIX-CONNECT:$2" -); port[$1]=$descriptor; }
+listen() {
+    exec {descriptor}< <(exec socat -u "UNIX-CONNECT:$2" -)
+    port[$1]=$descriptor listener[$1]=$!
+}
 says() {
     local line
     while IFS= read -r line <&"${port[$1]}"; do

@@ -63,10 +63,10 @@ class Terminal:
 
 
 @contextmanager
-def running(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A start in the background, once tor-guest boots."""
+def running(world: World, **parameters: str) -> Iterator[subprocess.Popen[str]]:
+    """A start in the background, once tor-guest has said a word."""
     process = subprocess.Popen(
-        world.command("start", *words, image=world.image()), stderr=subprocess.PIPE, text=True,
+        world.command("start", image=world.image(**parameters)), stderr=subprocess.PIPE, text=True,
         env=world.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -167,10 +167,11 @@ def test_guest_that_its_user_powered_off(world: World) -> None:
 
 
 def test_stop_ends_a_start_under_way(world: World) -> None:
-    with running(world) as starting:
+    with running(world, at="firewall", do="hang") as starting:
         found = json.loads(world.cli("status", "--json").stdout)
         assert found["under_way"] == "start"
-        assert found["guests"][0]["plugged"] is False
+        (tor,) = found["guests"]
+        assert (tor["running"], tor["word"], tor["plugged"]) == (True, "selected", False)
         stopping = world.cli("stop")
         assert stopping.returncode == 0
         assert "a start is under way" in stopping.stderr

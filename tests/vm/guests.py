@@ -24,7 +24,7 @@ from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import Settings
 from tests.lab.tornet import wait_for
 from tests.vm import image
-from tests.vm.machine import POWER_OFF, POWER_ON, Machine, doors, watched
+from tests.vm.machine import POWER_ON, Machine, doors, watched
 from tests.vm.world import World
 
 _CLONE_NEWNET = 0x40000000
@@ -137,9 +137,7 @@ class Guests:
         """Press the power buttons, app-guest's first; captures are complete afterwards."""
         for profile, machine in reversed(self.machines.items()):
             machine.power_off(120)
-            machine.mark(POWER_OFF)
-            machine.monitor("query-status")
-            machine.monitor("quit")
+            machine.end()
             wait_for(f"{profile} to end", lambda name=profile: not self._runs(name), 60)
 
     def _runs(self, profile: Profile) -> bool:

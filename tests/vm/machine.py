@@ -243,6 +243,15 @@ class Machine:
         self.monitor("system_powerdown")
         self.wait_until("power-off", lambda: self.status() == "shutdown", seconds)
 
+    def end(self) -> None:
+        """The last canary, then the end of QEMU: captures are complete."""
+        self.mark(POWER_OFF)
+        # Answered after whatever arrived before it: the canaries are in the captures.
+        self.monitor("query-status")
+        # It may be gone before it has answered.
+        with contextlib.suppress(LaunchError):
+            self.monitor("quit")
+
     # ---- captures
 
     def mark(self, label: bytes) -> None:

@@ -23,7 +23,7 @@ from tails_profiles.system import machines
 from tests.lab.tornet import wait_for
 from tests.vm import image
 from tests.vm.image import Layer
-from tests.vm.machine import POWER_OFF, POWER_ON, Machine, Serial, doors, watched
+from tests.vm.machine import POWER_ON, Machine, Serial, doors, watched
 
 Argv = tuple[str, ...]
 SEED = bytes(64)
@@ -146,10 +146,7 @@ class Single(Machine):
         assert self._process is not None
         if self.status() != "shutdown":
             self.monitor("stop")
-        self.mark(POWER_OFF)
-        # Answered after whatever arrived before it: the canaries are in the captures.
-        self.monitor("query-status")
-        self.monitor("quit")
+        self.end()
         self._process.wait(60)
 
     def cut_power(self) -> None:

@@ -50,16 +50,24 @@ def test_two_builds_differ_only_where_the_list_says_so(directory: Path) -> None:
 
 
 def listing(image: Path) -> dict[str, str]:
-    """Every file of an image's layers, with all that squashfs stores of it."""
-    found = {}
-    for root in Path(f"{image}.trees").read_text().splitlines():
+    """The image, its parts, and every file of its layers with all that squashfs stores of it."""
+    found = {"image": digest(image)}
+    for root in map(Path, Path(f"{image}.trees").read_text().splitlines()):
+        # Kernel, initrd and squashfs.
+        found |= {part.name: digest(part) for part in root.parent.iterdir() if part.is_file()}
         for where, names, files in os.walk(root):
             for name in (*names, *files):
                 path = Path(where, name)
                 relative = path.relative_to(root)
                 if not left_out(relative):
-                    found[f"{Path(root).name}/{relative}"] = facts(path)
+                    found[f"{root.name}/{relative}"] = facts(path)
     return found
+
+
+def digest(path: Path) -> str:
+    """The hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def left_out(path: Path) -> bool:
@@ -74,7 +82,7 @@ def facts(path: Path) -> str:
     if stat.S_ISLNK(found.st_mode):
         content = str(path.readlink())
     elif stat.S_ISREG(found.st_mode):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = digest(path)
     # squashfs clamps times that are newer than SOURCE_DATE_EPOCH.
     time = min(int(found.st_mtime), 1767225600)
     return f"{found.st_mode:o} {found.st_uid}:{found.st_gid} {time} {content}"

@@ -107,6 +107,8 @@ def run_firewall(paths: Paths) -> None:
     _announce(selection.profile, "selected", paths)
     require_target(selection.profile)
     found = read_settings(selection, paths)
+    if found is not None:
+        settings.refuse_unbuilt(found)
     decision = decide(selection.profile, found)
     cross_check(selection, paths)
     name = file_name(decision.profile, decision.variant)
@@ -229,8 +231,10 @@ def resolv_conf(decision: Decision) -> str:
     return "# no names: nothing in this guest resolves outside Tor or I2P\n"
 
 
-# All devices, not ours alone: NetworkManager puts up every one that it manages, and a card that
-# appears after the links step has no rules. Twice: a list in the image's /etc would replace ours.
+# Our links are configured before NetworkManager starts: it sees them as connected from outside, so
+# that programs which ask it do not believe they are offline. It manages nothing else: it puts up
+# every device that it manages, and a card that appears after the links step has no rules. Twice: a
+# list in the image's /etc would replace ours.
 NETWORK_MANAGER = """\
 # Written by tails-profiles: links are configured before NetworkManager starts, and stay so.
 [main]
@@ -239,10 +243,10 @@ dns=none
 rc-manager=unmanaged
 
 [keyfile]
-unmanaged-devices=*
+unmanaged-devices=*,except:interface-name:tor,except:interface-name:i2p
 
 [device-90-tails-profiles]
-match-device=*
+match-device=*,except:interface-name:tor,except:interface-name:i2p
 managed=0
 
 [connectivity]

@@ -164,7 +164,7 @@ def plan(
 
     ``clock_offsets`` holds one random number from -1 to 1 for each guest. Raises LaunchError when
     the image is missing, a path cannot be used, the memory does not suffice, or bridges need names
-    and nobody here answers for them.
+    and nobody here answers for them; SettingsError for what no guest carries out yet.
     """
     if facts.image is None:
         raise LaunchError(f"{image}: no such image", hint="name a live image with --image FILE")
@@ -172,6 +172,8 @@ def plan(
     profiles = _profiles(i2p=i2p)
     _require_memory(profiles, facts)
     tor = settings[Profile.TOR_GUEST]
+    for each in settings.values():
+        guest_settings.refuse_unbuilt(each)
     variant = guest_settings.variant(tor)
     return LaunchPlan(
         image,

@@ -145,6 +145,24 @@ def variant(settings: Settings) -> str:
     return name + (TRANSPARENT if settings.tor.transparent else "")
 
 
+def refuse_unbuilt(settings: Settings) -> None:
+    """Refuse what the grammar knows and no guest carries out yet, instead of ignoring it.
+
+    Raises SettingsError naming the key.
+    """
+    unbuilt = {
+        "tor.transparent": settings.tor is not None and settings.tor.transparent,
+        "shares": bool(settings.shares),
+        "admin_password_hash": settings.admin_password_hash is not None,
+    }
+    asked = [key for key, is_asked in unbuilt.items() if is_asked]
+    if asked:
+        raise SettingsError(
+            f"{' and '.join(asked)}: no guest of this version carries it out",
+            hint="leave it out: false for transparent, [] for shares, null for the password",
+        )
+
+
 def private_proxy(settings: Settings) -> tuple[IPv4Address, int] | None:
     """The proxy that the rule set must let through although its address is private, if any."""
     proxy = settings.tor.proxy if settings.tor else None

@@ -7,6 +7,7 @@ looks at its bytes is the few lines that also write them.
 
 import os
 from pathlib import Path
+from time import monotonic
 
 from tails_profiles import settings_disk
 from tails_profiles.command import Command
@@ -25,14 +26,22 @@ def find(paths: Paths, *, promised: bool, timeout: float) -> tuple[bytes, bytes]
     ``promised``: the chassis' asset tag says that there is one; then None is not an answer.
     ``timeout`` is in seconds: how long udev may need until every disk is there.
 
-    Raises SettingsError when a promised disk is missing, when there are two, and when it is none
-    that this project wrote.
+    Raises SettingsError when a promised disk is missing, when there are two, when it is none that
+    this project wrote, and when udev is still busy after ``timeout``: a disk that appears later
+    would hold bridges that Tor was started without.
     """
-    run(
+    begin = monotonic()
+    done = run(
         Command(("/usr/bin/udevadm", "settle", f"--timeout={int(timeout)}")),
         ok=(0, 1),
         timeout=timeout + 10,
     )
+    # It also fails at once where no udevd runs: nothing will appear there.
+    if done.status != 0 and monotonic() - begin >= int(timeout):
+        raise SettingsError(
+            f"udev has not found every device within {timeout:.0f} s",
+            hint="start the machine again; without its settings disk nothing may connect",
+        )
     disks = [device for device in _block_devices(paths) if _is_settings_disk(device)]
     if len(disks) > 1:
         names = " and ".join(str(disk) for disk in disks)

@@ -82,6 +82,33 @@ def test_token_raises_the_links_of_its_profile_with_their_rules(
         assert all(is_request(frame) for frame in boot.frames())
 
 
+#: What an image could say in /etc: what it says there replaces the list that we write in /run.
+MANAGES_ALL = {
+    "etc/NetworkManager/conf.d/99-image.conf": (
+        "[keyfile]\nunmanaged-devices=interface-name:other\n[device-90-tails-profiles]\nmanaged=1\n"
+    )
+}
+
+
+@pytest.mark.parametrize("files", [{}, MANAGES_ALL], ids=["ours", "anti-test"])
+def test_network_manager_sees_our_link_and_leaves_a_late_card_alone(
+    files: dict[str, str], work: Path
+) -> None:
+    with Boot(Machine(dmi=APP, links=APP_LINKS, files=files), work) as boot:
+        boot.wait_until_settled()
+        # "connected" is what programs ask for before they try the network at all.
+        boot.succeed("nm-online --exit --quiet --timeout=30")
+        assert "connected (externally)" in boot.succeed("nmcli device")
+        assert "10.1.2.3/29" in boot.succeed("ip -brief address show dev tor")
+        boot.succeed("ip link add late type veth peer name end && ip link set end up")
+        state = "connected" if files else "unmanaged"
+        boot.succeed(
+            "timeout 30 sh -c 'until nmcli --get-values GENERAL.STATE device show late"
+            f" | grep -q {state}; do sleep 0.1; done'"
+        )
+        assert ("late" in boot.links_up()) == bool(files)
+
+
 def test_bad_token_ends_in_quarantine_and_names_the_field(work: Path) -> None:
     with Boot(Machine(dmi=BAD, links=TOR_LINKS), work) as boot:
         quarantined(boot, "bios_vendor")

@@ -70,14 +70,15 @@ def test_tor_is_told_not_to_connect_where_the_settings_say_offline(
     assert f"DisableNetwork {int(offline or not connect)}\n" in text
 
 
-def test_network_manager_in_app_guest_manages_nothing(tmp_path: Path) -> None:
+def test_network_manager_in_app_guest_sees_our_links_and_manages_nothing(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     boot.write_network_files(decide(Profile.APP_GUEST, None), paths)
     written = configparser.ConfigParser()
     written.read(paths.network_manager)
-    # A link that appears later has no rules: not ours alone.
-    assert written["keyfile"]["unmanaged-devices"] == "*"
-    assert dict(written["device-90-tails-profiles"]) == {"match-device": "*", "managed": "0"}
+    # A link that appears later has no rules: everything but the two that are configured already.
+    unmanaged = "*,except:interface-name:tor,except:interface-name:i2p"
+    assert written["keyfile"]["unmanaged-devices"] == unmanaged
+    assert dict(written["device-90-tails-profiles"]) == {"match-device": unmanaged, "managed": "0"}
     assert written["main"]["dns"] == "none"
     assert paths.resolv_conf.read_text() == "nameserver 127.0.0.1\n"
 
@@ -116,3 +117,11 @@ def test_host_is_told_what_to_look_at(
     assert boot.fail(step, err, Paths(tmp_path)) == status
     assert json.loads((tmp_path / "run/tails-profiles/failure.json").read_text())["step"] == step
     assert said == [f"tails-profiles 1 quarantine failed {reason}\n"]
+
+
+def test_settings_that_nothing_carries_out_are_not_ignored() -> None:
+    for profile in GUESTS:
+        settings.refuse_unbuilt(settings.defaults(profile))
+    asked = replace(settings.defaults(Profile.TOR_GUEST), tor=TorSettings(transparent=True))
+    with pytest.raises(SettingsError, match=r"tor\.transparent"):
+        settings.refuse_unbuilt(asked)

@@ -10,15 +10,16 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tails_profiles import launch, launch_steps, settings
-from tails_profiles.errors import InvalidSettingError, LaunchError
+from tails_profiles.errors import InvalidSettingError, LaunchError, SettingsError
 from tails_profiles.launch import HostFacts, ImageFacts, LaunchPlan
 from tails_profiles.launch_steps import Await, CheckImage, LoadRules, Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
-from tails_profiles.settings import Proxy, ProxyType, Settings, TorSettings
+from tails_profiles.settings import Feature, Proxy, ProxyType, Settings, Share, TorSettings
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 IMAGE = ImageFacts(device=1, inode=2, size=3, changed=4_000_000_005)
@@ -168,6 +169,22 @@ def test_plan_is_what_start_runs_line_by_line() -> None:
     text = launch_steps.display(steps)
     for step in steps:
         assert step.display() in text
+
+
+@pytest.mark.parametrize(
+    ("profile", "key", "asked"),
+    [
+        (Profile.TOR_GUEST, "tor.transparent", {"tor": TorSettings(transparent=True)}),
+        (Profile.APP_GUEST, "shares", {"shares": (Share("data", Feature.GNUPG),)}),
+        (Profile.APP_GUEST, "admin_password_hash", {"admin_password_hash": "$6$salt$hash"}),
+    ],
+)
+def test_what_no_guest_carries_out_is_refused_and_not_ignored(
+    profile: Profile, key: str, asked: dict[str, Any]
+) -> None:
+    given = {**DEFAULTS, profile: replace(DEFAULTS[profile], **asked)}
+    with pytest.raises(SettingsError, match=key):
+        launch.plan(Path("/image.iso"), Path("/run/x"), FACTS, given, OFFSETS, i2p=False)
 
 
 def test_host_file_is_divided_among_the_guests() -> None:

@@ -15,6 +15,7 @@ from tails_profiles.errors import SettingsError
 from tails_profiles.paths import Paths
 from tails_profiles.settings_disk import LABEL, build, label, read
 from tails_profiles.system import settings_disk as edge
+from tails_profiles.system.process import Completed
 
 pycdlib = pytest.importorskip("pycdlib")
 SEED = bytes(range(64))
@@ -88,7 +89,7 @@ def machine(root: Path, **disks: bytes) -> Paths:
 
 @pytest.fixture(autouse=True)
 def _no_udev(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "run", lambda *_, **__: None)
+    monkeypatch.setattr(edge, "run", lambda *_, **__: Completed(0, "", ""))
 
 
 OTHER = b"\0" * 40000
@@ -131,3 +132,19 @@ def test_seed_reaches_the_kernels_pool(tmp_path: Path) -> None:
     pool.touch()
     edge.mix_seed(SEED, Paths(tmp_path))
     assert pool.read_bytes() == SEED
+
+
+@pytest.mark.parametrize(
+    ("status", "took", "refused"), [(0, 9.0, False), (1, 0.1, False), (1, 5.0, True)]
+)
+def test_udev_that_is_still_busy_is_no_answer(
+    status: int, took: float, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((100.0, 100.0 + took))
+    monkeypatch.setattr(edge, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(edge, "run", lambda *_, **__: Completed(status, "", ""))
+    if refused:
+        with pytest.raises(SettingsError, match="within 5 s"):
+            edge.find(Paths(tmp_path), promised=False, timeout=5)
+    else:
+        assert edge.find(Paths(tmp_path), promised=False, timeout=5) is None

@@ -69,6 +69,10 @@ def _fixed() -> Iterator[str]:
     yield f"TransPort {inner}:{c.TRANS_PORT}"
     yield f"VirtualAddrNetworkIPv4 {c.MAPPED}"
     yield "AutomapHostsOnResolve 1"
+    # Tor's defaults, but not where TestingTorNetwork is set, nor perhaps in each later version: no
+    # request for a private address goes to an exit, and no exit's answer may name one.
+    yield "ClientRejectInternalAddresses 1"
+    yield "ClientDNSRejectInternalAddresses 1"
     # No IPv6 ever leaves this guest; asking for it would only fail later.
     yield "ClientUseIPv6 0"
 

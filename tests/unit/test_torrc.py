@@ -35,6 +35,11 @@ def test_only_app_guest_may_use_them() -> None:
     assert policy == ["SocksPolicy accept 10.1.2.3", "SocksPolicy reject *"]
 
 
+def test_private_addresses_are_refused_whatever_the_defaults_are() -> None:
+    assert "ClientRejectInternalAddresses 1" in lines()
+    assert "ClientDNSRejectInternalAddresses 1" in lines()
+
+
 def test_control_is_a_unix_socket_and_no_port() -> None:
     assert "ControlSocket /run/tor/control GroupWritable RelaxDirModeCheck" in lines()
     assert not any(line.startswith("ControlPort") for line in lines())

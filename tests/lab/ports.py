@@ -7,11 +7,15 @@ that the unit files hold.
 """
 
 import itertools
+import json
 import os
 import re
 import resource
 import shutil
+import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tails_profiles import constants as c
@@ -19,10 +23,11 @@ from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render_named
 from tails_profiles.settings import TorSettings
 from tails_profiles.torrc import torrc
-from tests.lab.tornet import TOR, TorNetwork, run, wait_for
+from tests.lab.tornet import OBFS4, TOR, TorNetwork, run, wait_for
 
 TOP = Path(__file__).parents[2]
 UNITS = TOP / "units"
+DEFAULT = TorSettings()
 _NUMBERS = itertools.count()
 
 
@@ -41,6 +46,7 @@ class Guests:
         directory.chmod(0o755)
         self.app, self.tor = (f"tpp{os.getpid()}{next(_NUMBERS)}{name}" for name in ("app", "tor"))
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.far_end = ""
         for name in (self.app, self.tor):
             run("ip", "netns", "add", name)
             run("ip", "-n", name, "link", "set", "lo", "up")
@@ -76,24 +82,73 @@ class Guests:
 
     def connect(self, network: TorNetwork) -> None:
         """tor-guest's uplink, guarded by its table, leads to the relays."""
-        network.attach(self.tor, "uplink", c.TOR_UPLINK_MAC, str(c.UPLINK), str(c.UPLINK_ROUTER))
+        self.far_end = network.attach(
+            self.tor, "uplink", c.TOR_UPLINK_MAC, str(c.UPLINK), str(c.UPLINK_ROUTER)
+        )
+        self._load_uplink_rules()
+
+    def _load_uplink_rules(self) -> None:
         self.nft(self.tor, render_named(Profile.TOR_GUEST, "tcp", "uplink"))
 
-    def start_tor(self, network: TorNetwork) -> None:
+    @contextmanager
+    def without_rules(self) -> Iterator[None]:
+        """Every filter of both guests accepts all; connections are tracked on, and live on."""
+        for name in (self.app, self.tor):
+            listed = json.loads(run("ip", "netns", "exec", name, "nft", "-j", "list", "chains"))
+            chains = [entry["chain"] for entry in listed["nftables"] if "chain" in entry]
+            hooks = [chain for chain in chains if chain.get("type") == "filter"]
+            assert hooks
+            self.nft(name, "".join(f"insert rule {chain['family']} {chain['table']}"
+                                   f" {chain['name']} accept\n" for chain in hooks))  # fmt: skip
+        try:
+            yield
+        finally:
+            self.load_rules()
+            self._load_uplink_rules()
+
+    @contextmanager
+    def options(self, **values: str) -> Iterator[None]:
+        """Options of the running Tor are others."""
+        before = {name: self._control(f"GETCONF {name}").split("=", 1)[1] for name in values}
+        self._control("SETCONF " + " ".join(f"{name}={values[name]}" for name in values))
+        try:
+            yield
+        finally:
+            self._control("SETCONF " + " ".join(f"{name}={before[name]}" for name in before))
+
+    def _control(self, command: str) -> str:
+        """One command of Tor's control protocol that has one line of answer, "250" before it."""
+        home = self.directory / "tor"
+        with socket.socket(socket.AF_UNIX) as made, made.makefile("rw", newline="\r\n") as lines:
+            made.connect(str(home / "control"))
+            for text in (f"AUTHENTICATE {(home / 'cookie').read_bytes().hex()}", command):
+                lines.write(f"{text}\r\n")
+                lines.flush()
+                answer = lines.readline().strip()
+                assert answer.startswith("250 "), answer
+        return answer
+
+    def start_tor(self, network: TorNetwork, settings: TorSettings = DEFAULT) -> None:
         """tor-guest's Tor: its real configuration, and the private network's authorities."""
         home = self.directory / "tor"
         home.mkdir(mode=0o700)
         file = self.directory / "torrc"
-        file.write_text(torrc(TorSettings(), frozenset()) + network.client_torrc())
+        file.write_text(torrc(settings, frozenset({OBFS4})) + network.client_torrc())
         shutil.chown(home, "debian-tor", "debian-tor")
         log = (self.directory / "tor.log").open("wb")
-        self.start(
+        tor = self.start(
             self.tor, "setpriv", "--reuid=debian-tor", "--regid=debian-tor", "--clear-groups",
             TOR, "-f", str(file), "--defaults-torrc", "/dev/null", "--DataDirectory", str(home),
             "--ControlSocket", str(home / "control"), "--CookieAuthFile", str(home / "cookie"),
             stdout=log,
         )  # fmt: skip
-        wait_for("Tor's circuits", lambda: "Bootstrapped 100%" in self.tor_log, 120)
+
+        def has_circuits() -> bool:
+            if tor.poll() is not None:
+                raise RuntimeError(f"Tor has ended: {self.tor_log[-500:]}")
+            return "Bootstrapped 100%" in self.tor_log
+
+        wait_for("Tor's circuits", has_circuits, 120)
 
     @property
     def tor_log(self) -> str:
@@ -152,5 +207,8 @@ class Guests:
         for process in self.processes:
             process.kill()
             process.wait()
+        # At once, not when the kernel gets to the namespace: the next guests have the same address.
+        if self.far_end:
+            run("ip", "-n", self.tor, "link", "delete", "uplink")
         for name in (self.app, self.tor):
             run("ip", "netns", "delete", name)

@@ -3,11 +3,9 @@
 
 import asyncio
 import resource
-import shutil
 import socket
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -25,27 +23,8 @@ ONION = "a" * 56 + ".onion"
 
 
 @pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
-    # Not pytest's: Tor's account must be able to enter it.
-    made = Path(tempfile.mkdtemp(prefix="tp-ports-", dir="/dev/shm"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture(scope="module")
-def network(directory: Path) -> Iterator[TorNetwork]:
-    made = TorNetwork(directory / "network", f"tpn{directory.name[-4:]}")
-    try:
-        made.start()
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(scope="module")
 def guests(directory: Path, network: TorNetwork) -> Iterator[Guests]:
-    made = Guests(directory / "guests")
+    made = Guests(directory / "ports")
     try:
         made.load_rules()
         made.connect(network)

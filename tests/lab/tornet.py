@@ -3,7 +3,8 @@
 
 Three authorities and four exits live in one namespace, all addresses on its loopback; the web
 server in another, which only a process of the first can reach: nothing is forwarded there. So the
-page can only be fetched through an exit. Addresses are documentation ranges (RFC 5737), which Tor
+page can only be fetched through an exit. Exits resolve names at a server of their own namespace,
+which writes down what it is asked. Addresses are documentation ranges (RFC 5737), which Tor
 takes for public ones.
 
 ``python3 -m tests.lab.tornet DIRECTORY`` runs one until interrupted, and says how to use it.
@@ -17,11 +18,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 AUTHORITIES = tuple(f"192.0.2.1{number}" for number in (1, 2, 3))
 RELAYS = tuple(f"198.51.100.1{number}" for number in (1, 2, 3, 4))
-BRIDGE = "198.51.100.20"
+BRIDGE, BRIDGE_PORT = "198.51.100.20", 5000
+#: The same bridge by obfs4, at another port.
+OBFS4_PORT = 6000
+OBFS4 = "/usr/bin/obfs4proxy"
+RESOLVER = "192.0.2.53"
+#: Every name below it is the web server's; ``INSIDE`` is an exit's lie, a private address.
+NAMES, INSIDE = "names.example", "inside.example"
+PRIVATE_NAME, WEB_NAME = "router.inside.example", "web.names.example"
 WEB = "203.0.113.80"
 PAGE = "This page came through Tor.\n"
 FACTOR = float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
@@ -67,16 +76,33 @@ OutboundBindAddress {address}
 ContactInfo relay{number}@example.org
 ExitRelay 1
 ExitPolicy accept *:*
+ServerDNSResolvConfFile {resolv}
 """
 _BRIDGE = f"""\
 Nickname bridge
 Address {BRIDGE}
-ORPort {BRIDGE}:5000
+ORPort {BRIDGE}:{BRIDGE_PORT}
 OutboundBindAddress {BRIDGE}
 BridgeRelay 1
 PublishServerDescriptor 0
 ExitPolicy reject *:*
 """
+_OBFS4 = f"""\
+ExtORPort auto
+ServerTransportPlugin obfs4 exec {OBFS4}
+ServerTransportListenAddr obfs4 {BRIDGE}:{OBFS4_PORT}
+"""
+#: What the exits' name server knows; nothing else is, whatever is asked.
+_NAMES = (
+    f"--address=/{NAMES}/{WEB}",
+    f"--address=/{INSIDE}/10.0.2.2",
+    f"--ptr-record={ip_address(WEB).reverse_pointer},{WEB_NAME}",
+    f"--ptr-record=15.2.0.10.in-addr.arpa,{PRIVATE_NAME}",
+    f"--ptr-record=1.0.168.192.in-addr.arpa,{PRIVATE_NAME}",
+    "--address=/localhost/127.0.0.1",
+    "--address=/local/10.0.2.2",
+    "--address=/#/",
+)
 
 
 def run(*argv: str, stdin: str = "") -> str:
@@ -112,6 +138,7 @@ class TorNetwork:
         """Everything; returns when relays have a consensus, in about 20 s."""
         self._wire()
         self._serve_page()
+        self._serve_names()
         for number, address in enumerate(AUTHORITIES, 1):
             self.authorities.append(self._authority(number, address))
         lines = self.client_torrc()
@@ -120,7 +147,10 @@ class TorNetwork:
                 "auth", number, _AUTHORITY.format(number=number, address=address), lines
             )
         for number, address in enumerate(RELAYS, 1):
-            self._start_tor("relay", number, _RELAY.format(number=number, address=address), lines)
+            own = _RELAY.format(
+                number=number, address=address, resolv=self.directory / "resolv.conf"
+            )
+            self._start_tor("relay", number, own, lines)
         consensus = [
             self.directory / f"relay{number}/cached-microdesc-consensus"
             for number in range(1, len(RELAYS) + 1)
@@ -138,8 +168,11 @@ class TorNetwork:
         """What a client's configuration needs beyond its own."""
         return "TestingTorNetwork 1\n" + "\n".join(self.authorities) + "\n"
 
-    def attach(self, namespace: str, link: str, mac: str, address: str, router: str) -> None:
-        """Give a namespace a link to the relays: its address with prefix, and its default route."""
+    def attach(self, namespace: str, link: str, mac: str, address: str, router: str) -> str:
+        """Give a namespace a link to the relays: its address with prefix, and its default route.
+
+        Returns the name of the relays' end.
+        """
         end = f"up{os.getpid() % 10000}{len(run('ip', '-n', self.relays, 'link')) % 1000}"
         run("ip", "-n", self.relays, "link", "add", end, "type", "veth", "peer", "name", link,
             "netns", namespace)  # fmt: skip
@@ -158,16 +191,32 @@ class TorNetwork:
         run("ip", "-n", namespace, "address", "add", address, "dev", link)
         run("ip", "-n", namespace, "link", "set", link, "up")
         run("ip", "-n", namespace, "route", "add", "default", "via", router)
+        return end
 
-    def start_bridge(self) -> str:
-        """A relay that stands in no consensus; returns the line by which a client finds it."""
+    def start_bridge(self, *, obfs4: bool = False) -> str:
+        """A relay that stands in no consensus; returns the line by which a client finds it.
+
+        With ``obfs4`` the line is that of its transport, which needs the program ``OBFS4``.
+        """
         run("ip", "-n", self.relays, "address", "add", f"{BRIDGE}/32", "dev", "lo")
-        self._start_tor("bridge", 1, _BRIDGE, self.client_torrc())
+        own = _BRIDGE + (_OBFS4 if obfs4 else "")
+        self._start_tor("bridge", 1, own, self.client_torrc())
         log = self.directory / "bridge1/notice.log"
         # It can serve clients once it has the network's descriptors itself.
         wait_for("the bridge", lambda: log.exists() and "Bootstrapped 100%" in log.read_text(), 90)
         fingerprint = (self.directory / "bridge1/fingerprint").read_text().split()[1]
-        return f"{BRIDGE}:5000 {fingerprint}"
+        if not obfs4:
+            return f"{BRIDGE}:{BRIDGE_PORT} {fingerprint}"
+        # obfs4proxy writes the line with blanks to fill in, below comments.
+        written = (self.directory / "bridge1/pt_state/obfs4_bridgeline.txt").read_text()
+        arguments = re.search(r"cert=\S+ iat-mode=\d", written)
+        assert arguments, written
+        return f"obfs4 {BRIDGE}:{OBFS4_PORT} {fingerprint} {arguments[0]}"
+
+    def asked_names(self) -> list[str]:
+        """What the exits' name server was asked, in order: names, in lower case."""
+        log = (self.directory / "names.log").read_text()
+        return [name.lower() for name in re.findall(r" query\[\S+\] (\S+) from ", log)]
 
     def visitors(self) -> list[str]:
         """The addresses that fetched the page, as the web server saw them."""
@@ -207,6 +256,20 @@ class TorNetwork:
                 ["ip", "netns", "exec", self.web, "/usr/bin/python3", "-u", "-m", "http.server",
                  "80", "--bind", WEB, "--directory", str(root)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+            )
+        )  # fmt: skip
+
+    def _serve_names(self) -> None:
+        run("ip", "-n", self.relays, "address", "add", f"{RESOLVER}/32", "dev", "lo")
+        (self.directory / "resolv.conf").write_text(f"nameserver {RESOLVER}\n")
+        log = (self.directory / "names.log").open("wb")
+        self._processes.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", self.relays, "/usr/sbin/dnsmasq", "--keep-in-foreground",
+                 "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file",
+                 "--bind-interfaces", f"--listen-address={RESOLVER}", "--log-queries",
+                 "--log-facility=-", *_NAMES],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )
         )  # fmt: skip
 

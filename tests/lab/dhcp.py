@@ -27,6 +27,7 @@ from scapy.all import (  # type: ignore[attr-defined]
     raw,
 )
 
+from tails_profiles import boot
 from tails_profiles import constants as c
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render_named
@@ -78,8 +79,8 @@ class Gateway:
         state.mkdir(parents=True)
         library.mkdir(parents=True)
         shutil.copy(TOP / "units/lease-hook", library)
-        decision = {"profile": "tor-guest", "variant": "tcp", "i2p_promised": False, "dhcp": True,
-                    "proxy": None}  # fmt: skip
+        # What the firewall step writes where there is no settings disk.
+        decision = boot.decide(Profile.TOR_GUEST, None).to_json()
         (state / "decision.json").write_text(json.dumps(decision))
         (self.root / "dev").mkdir()
         os.mkfifo(self.root / "dev/ttyS0")

@@ -2,6 +2,7 @@
 """What ``./demo`` shows, once packages and image are there."""
 
 import argparse
+import base64
 import contextlib
 import os
 import re
@@ -37,6 +38,19 @@ REAL_AUTHORITIES = (
 )  # fmt: skip
 
 
+#: Bytes of a picture with nothing on it, and some.
+BLACK = 4000
+#: What app-guest's user types, and sees.
+TERMINAL = """\
+say() {{ printf '\\n$ %s\\n' "$*"; "$@"; }}
+say curl --socks5-hostname 127.0.0.1:9050 --no-progress-meter {url}
+say curl --max-time 5 --no-progress-meter {url}
+say ip -brief link
+touch /tmp/terminal.done
+read -r end
+"""
+
+
 class Show:
     """Prints what happens, and remembers what was not as it should be."""
 
@@ -62,10 +76,11 @@ class Show:
 class Demo:
     """One run. ``internet``: the real Tor network in place of the private one."""
 
-    def __init__(self, guests: Guests, show: Show, *, internet: bool) -> None:
+    def __init__(self, guests: Guests, show: Show, *, internet: bool, pictures: bool) -> None:
         self._guests = guests
         self._show = show
         self._internet = internet
+        self._wants_pictures = pictures
 
     @property
     def _target(self) -> str:
@@ -80,9 +95,12 @@ class Demo:
         self._show.heading("tails-profiles host start: tor-guest, then app-guest")
         self._guests.start()
         self._gate()
+        self._show.word("app-guest: booting to its desktop, which no serial port tells of")
         self._guests.app.wait_for_unit("display-manager.service", 600)
         self._roles()
         self._page()
+        if self._wants_pictures:
+            self._pictures()
         self._attempts()
         self._uplink()
         self._without_tor()
@@ -119,6 +137,26 @@ class Demo:
         self._show.fact(
             f"the web server's log: {visitor}, an exit of the Tor network", good=visitor in RELAYS
         )
+
+    def _pictures(self) -> None:
+        """Both screens while all is well: the page in a terminal, and Tor's monitor."""
+        self._guests.app.wait_until_succeeds("pgrep -x openbox", 300)
+        script = TERMINAL.format(url=self._target)
+        self._guests.app.succeed(
+            f"echo {base64.b64encode(script.encode()).decode()} | base64 -d >/tmp/terminal;"
+            " setsid runuser -u live -- env DISPLAY=:0 XAUTHORITY=/home/live/.Xauthority"
+            " xterm -geometry 100x24+60+60 -e sh /tmp/terminal >/dev/null 2>&1 &"
+        )
+        self._guests.app.wait_until_succeeds("test -e /tmp/terminal.done")
+        KEPT.mkdir(parents=True, exist_ok=True)
+        for machine in (self._guests.tor, self._guests.app):
+            picture = KEPT / f"{machine.name}-at-work.png"
+
+            def drawn(machine: Machine = machine, picture: Path = picture) -> bool:
+                machine.screenshot(picture)
+                return picture.stat().st_size > BLACK
+
+            machine.wait_until("something on the screen", drawn, 120)
 
     def _attempts(self) -> None:
         self._show.heading("attempts to get out another way, as root in app-guest")
@@ -175,7 +213,6 @@ def internet_is_there() -> bool:
 
 def keep(guests: Guests) -> None:
     """Pictures, captures, what the guests said: to ``.build/demo``."""
-    shutil.rmtree(KEPT, ignore_errors=True)
     guests.keep_evidence(KEPT)
     print(f"\nkept in {KEPT}: pictures of both screens, captures of every link, journals")
 
@@ -232,7 +269,9 @@ def main() -> int:
         Path(tempfile.mkdtemp(prefix="tails-profiles-demo-", dir="/var/tmp")),
         show.word, private=not chosen.internet,
     )  # fmt: skip
-    if carry_out(Demo(guests, show, internet=chosen.internet), guests, show, chosen):
+    shutil.rmtree(KEPT, ignore_errors=True)
+    demo = Demo(guests, show, internet=chosen.internet, pictures=chosen.keep)
+    if carry_out(demo, guests, show, chosen):
         print("demo: interrupted; nothing is left")
         return 130
     for words in show.bad:

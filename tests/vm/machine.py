@@ -267,7 +267,8 @@ class Machine:
             assert label in labels, f"{self.name}: {link}: no canary {label.decode()!r}"
         assert labels[0] == POWER_ON, f"{self.name}: {link}: frames before the first canary"
         assert labels[-1] == POWER_OFF, f"{self.name}: {link}: frames after the last canary"
-        return frames[1:-1]
+        # The other end of an inner link marks its own captures, and its canaries arrive here.
+        return [frame for frame, label in zip(frames, labels, strict=True) if label is None]
 
     # ---- evidence
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.slow]
 CACHE = TOP / ".build/image/cache"
 DIFFERENCES = TOP / "image/build-differences"
 #: Bytes: a date, and numbers of the disk, its partitions, its file systems.
-IDENTIFIERS = 64
+IDENTIFIERS = 128
 OVMF = Path("/usr/share/OVMF")
 
 

@@ -319,6 +319,7 @@ class Laboratory:
         )
         run("ip", "link", "set", "lo", "up", namespace=self.guest)
         self._rise()
+        self.wait_for_queues()
         if self.dhcp:
             run("ip", "address", "add", str(c.UPLINK), "dev", "uplink", namespace=self.guest)
             run("ip", "route", "add", "default", "via", str(c.UPLINK_ROUTER), namespace=self.guest)
@@ -393,6 +394,8 @@ class Laboratory:
         """One step of the plan, in the guest."""
         if isinstance(step, Command):
             run(*step.argv, namespace=self.guest)
+            if step.argv[-1] == "up":
+                self.wait_for_queues()
         elif isinstance(step, Sysctl):
             with suppress(FileNotFoundError) if step.optional else nullcontext():
                 self.sysctl(step.path, step.value)
@@ -401,6 +404,11 @@ class Laboratory:
             assert step.tables <= {line.removeprefix("table ") for line in listed}
         else:
             self.nft(self.texts["uplink" if step.table == DHCP_LINK else step.table])
+
+    def wait_for_queues(self) -> None:
+        """Return when every link that has a carrier passes frames, at both of its ends."""
+        for namespace in self._namespaces:
+            wait_until(lambda where=namespace: _queues_pass(where), f"links pass in {namespace}")
 
     def _make_layers(self) -> dict[str, Layer]:
         """Every layer there is, by name."""
@@ -617,14 +625,12 @@ class Laboratory:
         with inside(self.guest):
             links = json.loads(run("ip", "-json", "link", "show"))
             flags = [f"{link['ifname']} {link['address']} {link['flags']}\n" for link in links]
-            return "".join(flags) + "".join(
-                run("ip", *what)
-                for what in (
-                    ("-oneline", "address", "show"),
-                    ("route", "show"),
-                    ("neighbour", "show", "nud", "permanent"),
-                )
-            )
+            listed = [
+                run("ip", *what) for what in (("-oneline", "address", "show"), ("route", "show"))
+            ]
+            # In no order that lasts: the table belongs to all namespaces, and grows with them.
+            neighbours = run("ip", "neighbour", "show", "nud", "permanent").splitlines()
+            return "".join((*flags, *listed)) + "\n".join(sorted(neighbours))
 
     # ---- counters
 
@@ -684,6 +690,19 @@ def _quiet_up(namespace: str, link: str) -> None:
     with inside(namespace):
         Path(f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6").write_text("1", encoding="ascii")
     run("ip", "link", "set", link, "up", namespace=namespace)
+
+
+def _queues_pass(namespace: str) -> bool:
+    """Whether no link with a carrier still drops what it is to send.
+
+    The kernel's link watch gives a device its queue and its operational state some time after the
+    carrier, up to a second where many links of the machine change (net/core/link_watch.c).
+    """
+    return not any(
+        link["qdisc"] == "noop" or link["operstate"] not in {"UP", "UNKNOWN"}
+        for link in json.loads(run("ip", "-json", "link", "show", namespace=namespace))
+        if {"UP", "LOWER_UP"} <= set(link["flags"])
+    )
 
 
 def _ask_once(namespace: str, link: str) -> None:

@@ -436,7 +436,8 @@ def verify(lab: Laboratory, probes: Sequence[Probe]) -> dict[str, Result]:
         _attack_layers(lab, layers, list(members))
     lab.without()
     lab.canary()
-    assert lab.configuration() == configuration
+    now = lab.configuration()
+    assert now == configuration, f"the laboratory is not what it was:\n{configuration}\n{now}"
     return results
 
 

@@ -150,6 +150,7 @@ class AppGuest(Laboratory):
             facts = LinkConstants(name, mac, address, address.ip + 1, peer_mac, None)
             self.ends[name] = FarEnd(space, "wire", facts)
             self.ends[name].open()
+        self.wait_for_queues()
 
 
 @dataclass(frozen=True)

@@ -351,6 +351,7 @@ def test_a_link_that_is_down_needs_no_rules() -> None:
         # Alive: the same burst is seen as soon as they are up.
         for link in lab.ends:
             run("ip", "link", "set", link, "up", namespace=lab.guest)
+        lab.wait_for_queues()
         lab.flood.burst()
         assert all(lab.captures().values())
     finally:

@@ -30,18 +30,28 @@ class Runner:
     def __init__(self, names: list[str]) -> None:
         # On a path that QEMU's other user may enter.
         self.directory = Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp"))
+        self._machines: list[Single] = []
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._verdicts: dict[str, Future[float]] = {
-            name: self._pool.submit(judge, ALL[name], self.directory / name) for name in names
+            name: self._pool.submit(self._judge, ALL[name]) for name in names
         }
+
+    def _judge(self, case: Case) -> float:
+        machine = Single(case.spec, self.directory / case.spec.name)
+        self._machines.append(machine)
+        with machine:
+            return judge(case, machine)
 
     def result(self, name: str) -> float:
         """Its seconds of processor time, or what the case raised."""
         return self._verdicts[name].result()
 
     def close(self) -> None:
-        """End the machines too."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the machines too, also those whose verdict nobody waits for any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for machine in self._machines:
+            machine.cut_power()
+        self._pool.shutdown()
         shutil.rmtree(self.directory)
 
 
@@ -57,26 +67,21 @@ def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
     made.close()
 
 
-def judge(case: Case, directory: Path) -> float:
-    """Boot one case, and see that it ends as it must; returns its seconds of processor time."""
-    with Single(case.spec, directory) as machine:
-        try:
-            if case.frozen:
-                machine.wait_until("the screen", lambda: shown(machine.text_screen(), case), 600)
-                assert machine.serial is None or machine.serial.words() == []
-            else:
-                in_quarantine(machine, case)
-            case.then(machine)
-            seconds = machine.cpu_seconds()
-            machine.finish()
-            for link in machine.links:
-                frames = machine.frames(link)
-                assert frames == [], f"{link}: {[frame.summary() for frame in frames]}"
-        except BaseException as err:
-            machine.keep_evidence(EVIDENCE / machine.name)
-            err.add_note(f"kept in {EVIDENCE / machine.name}")
-            raise
-        return seconds
+def judge(case: Case, machine: Single) -> float:
+    """See that a boot ends as it must; returns its seconds of processor time."""
+    try:
+        in_quarantine(machine, case)
+        case.then(machine)
+        seconds = machine.cpu_seconds()
+        machine.finish()
+        for link in machine.links:
+            frames = machine.frames(link)
+            assert frames == [], f"{link}: {[frame.summary() for frame in frames]}"
+    except BaseException as err:
+        machine.keep_evidence(EVIDENCE / machine.name)
+        err.add_note(f"kept in {EVIDENCE / machine.name}")
+        raise
+    return seconds
 
 
 def shown(text: str, case: Case) -> bool:

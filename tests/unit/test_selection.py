@@ -113,7 +113,7 @@ _CONTENT = st.one_of(
 )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(_CONTENT, _CONTENT, _CONTENT)
 def test_guest_is_selected_by_exact_tokens_alone(
     vendor: bytes | None, serial: bytes | None, tag: bytes | None

@@ -448,7 +448,7 @@ def _settings(draw: st.DrawFn) -> Settings:
     )
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(_settings())
 def test_settings_survive_being_written_and_read(settings: Settings) -> None:
     assert parse(serialize(settings), profile=settings.profile) == settings

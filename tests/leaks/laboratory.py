@@ -476,6 +476,10 @@ class Laboratory:
         if script:
             self.nft(script)
         self.removed = wanted
+        # What a deleted table held, conntrack's reassembly too, is let go by a work queue; the end
+        # of a netlink socket waits for it (nft_rcv_nl_event in net/netfilter/nf_tables_api.c).
+        with inside(self.guest), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as waiter:
+            waiter.bind((0, 0))
 
     def _switch(self, layer: Layer, *, away: bool) -> str:
         for path, removed in layer.sysctls.items():

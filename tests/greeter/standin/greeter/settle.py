@@ -25,15 +25,18 @@ class Settle:
     def begin_frame(self) -> bool:
         """Ask each window for one more frame."""
         self.frames = {window: clock.get_frame_counter() for window, clock in clocks()}
-        for _, clock in clocks():
-            clock.request_phase(Gdk.FrameClockPhase.LAYOUT)
         GLib.timeout_add(LOOK, self.look, priority=GLib.PRIORITY_LOW)
         return False
 
     def look(self) -> bool:
         """Whether the frame is over; then whether it changed anything."""
-        if any(clock.get_frame_counter() <= self.frames.get(window, -1)
-               for window, clock in clocks()):  # fmt: skip
+        waiting = [clock for window, clock in clocks()
+                   if clock.get_frame_counter() <= self.frames.get(window, -1)]  # fmt: skip
+        for clock in waiting:
+            # At each look: a window that came after the frame began has not been asked, and a
+            # request made while a clock stands still is forgotten.
+            clock.request_phase(Gdk.FrameClockPhase.LAYOUT)
+        if waiting:
             return True
         # What the server was told in that frame, such as a new size, has its answer after this.
         Gdk.Display.get_default().sync()

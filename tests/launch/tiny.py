@@ -33,7 +33,7 @@ def image(path: Path, **parameters: str) -> Path:
         (tree / "boot/grub/grub.cfg").write_text(
             f"set timeout=0\nlinux /vmlinuz quiet panic=1 {words}\ninitrd /initrd\nboot\n"
         )
-        (tree / "vmlinuz").hardlink_to(_system() / "vmlinuz")
+        (tree / "vmlinuz").hardlink_to(system() / "vmlinuz")
         (tree / "initrd").write_bytes(_initrd())
         _run("grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", str(path),
              "--modules=iso9660 linux normal biosdisk", str(tree))  # fmt: skip
@@ -42,7 +42,7 @@ def image(path: Path, **parameters: str) -> Path:
 
 
 @cache
-def _system() -> Path:
+def system() -> Path:
     """Kernel, its modules and a static busybox, out of Debian's packages; kept."""
     if (CACHE / "vmlinuz").exists():
         return CACHE
@@ -87,10 +87,10 @@ def _initrd() -> bytes:
     files: dict[str, tuple[int, bytes]] = {
         "bin": (0o040755, b""),
         "modules": (0o040755, b""),
-        "bin/busybox": (0o100755, (_system() / "busybox").read_bytes()),
+        "bin/busybox": (0o100755, (system() / "busybox").read_bytes()),
         "init": (0o100755, (Path(__file__).parent / "init").read_bytes()),
     }
-    for module in sorted((_system() / "modules").iterdir()):
+    for module in sorted((system() / "modules").iterdir()):
         files[f"modules/{module.name}"] = (0o100644, module.read_bytes())
     return b"".join(_archive(files))
 

@@ -38,6 +38,8 @@ class World:
     """This process in network and mount namespaces of its own, and a directory for everything."""
 
     def __enter__(self) -> Self:
+        # Downloaded at its first use: while there is a network.
+        tiny.system()
         self._library = ctypes.CDLL(None, use_errno=True)
         self._old = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("net", "mnt")]
         self._cwd = Path.cwd()

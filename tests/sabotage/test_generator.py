@@ -6,6 +6,7 @@ Its quick way out, taken without the classifier, must never say "normal" where t
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -176,16 +177,19 @@ def mistaken(source: str, work: Path, tmp_path: Path) -> list[Case] | None:
         source = source.replace(installed, here)
     mutant = tmp_path / "generator"
     mutant.write_text(source)
-    try:
-        done = subprocess.run(
-            ["/bin/dash", "-c", SUBSHELLS, "driver", work / "machines", mutant],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-            timeout=2 * SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return None
-    assert done.stderr == ""
-    said = dict(line.split("|", 1) for line in done.stdout.splitlines())
+    with subprocess.Popen(
+        ["/bin/dash", "-c", SUBSHELLS, "driver", work / "machines", mutant],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as driver:  # fmt: skip
+        try:
+            out, err = driver.communicate(timeout=2 * SECONDS)
+        except subprocess.TimeoutExpired:
+            # With the subshell that waits.
+            os.killpg(driver.pid, signal.SIGKILL)
+            return None
+    assert err == ""
+    said = dict(line.split("|", 1) for line in out.splitlines())
     return [case for number, case in enumerate(MACHINES) if said[str(number)] != named(case)]
 
 

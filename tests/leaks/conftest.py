@@ -8,7 +8,8 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from tails_profiles import constants as c
-from tests.leaks.probes import Report
+from tests.leaks.cases import Find
+from tests.leaks.probes import Outcome, Report, carry_out
 
 _REPORT = pytest.StashKey[Report]()
 _TABLE = Path(__file__).parents[2] / ".build/leaks.txt"
@@ -23,6 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
 def report(request: pytest.FixtureRequest) -> Report:
     """Where modules put their results: ``report.add(lab, results.values())``."""
     return request.config.stash[_REPORT]
+
+
+@pytest.fixture(scope="module")
+def outcome(request: pytest.FixtureRequest, report: Report) -> Find:
+    """What was found about a case: its laboratory is built, asked and ended at the first use."""
+    known: dict[str, Outcome] = {}
+
+    def find(name: str) -> Outcome:
+        if name not in known:
+            known[name] = carry_out(request.module.CASES[name], report)
+        return known[name]
+
+    return find
 
 
 @pytest.fixture(scope="session", autouse=True)

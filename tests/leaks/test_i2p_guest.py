@@ -8,7 +8,7 @@ port, so that only users and the direction of a connection tell what may pass.
 import pwd
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -32,6 +32,7 @@ from tests.leaks.attacks import (
     syn,
     uplink,
 )
+from tests.leaks.cases import Find, each
 from tests.leaks.laboratory import BROADCAST_MAC, INET, ROUTER_MAC, Laboratory
 from tests.leaks.outside import (
     NETWORK,
@@ -51,12 +52,9 @@ from tests.leaks.probes import (
     Flow,
     Frames,
     Mutant,
-    Outcome,
     Probe,
-    Report,
     RootFrames,
     View,
-    carry_out,
 )
 
 pytestmark = pytest.mark.lab
@@ -311,40 +309,18 @@ CASES = {
     )
 }  # fmt: skip
 
-Find = Callable[[str], Outcome]
 
-
-@pytest.fixture(scope="module")
-def outcome(report: Report) -> Find:
-    """What was found about a case: its laboratory is built, asked and ended at the first use."""
-    known: dict[str, Outcome] = {}
-
-    def find(name: str) -> Outcome:
-        if name not in known:
-            known[name] = carry_out(CASES[name], report)
-        return known[name]
-
-    return find
-
-
-def each(what: str) -> pytest.MarkDecorator:
-    """A parameter set: every item of every case, named by both."""
-    items = [(name, item) for name, made in CASES.items() for item in getattr(made, what)]
-    ids = [f"{name} {getattr(item, 'id', item.name)}" for name, item in items]
-    return pytest.mark.parametrize(("name", "item"), items, ids=ids)
-
-
-@each("probes")
+@each(CASES, "probes")
 def test_probe_is_stopped_by_each_of_its_layers(name: str, item: Probe, outcome: Find) -> None:
     outcome(name).results[item.id].check()
 
 
-@each("flows")
+@each(CASES, "flows")
 def test_what_must_work_works(name: str, item: Flow, outcome: Find) -> None:
     assert not outcome(name).flows[item.name]
 
 
-@each("mutants")
+@each(CASES, "mutants")
 def test_seeded_mistake_is_noticed(name: str, item: Mutant, outcome: Find) -> None:
     assert not outcome(name).survivors[item.name]
 

@@ -32,11 +32,14 @@ class Sysctl:
     """One kernel setting, by its path below ``/proc/sys``.
 
     ``optional``: not every kernel has it, and where it is missing nothing is lost.
+    ``machine_wide``: one for all network namespaces, so that only the first may set it; in a
+    laboratory's it stays what it is.
     """
 
     path: str
     value: str
     optional: bool = False
+    machine_wide: bool = False
 
     def display(self) -> str:
         """A line that can be pasted into a shell; sysctl(8) takes slashes too."""
@@ -111,6 +114,10 @@ MACHINE_SYSCTLS = (
     # A packet in the middle of a connection that we did not see begin is no connection.
     Sysctl("net/netfilter/nf_conntrack_tcp_loose", "0", optional=True),
     Sysctl("net/netfilter/nf_conntrack_helper", "0", optional=True),
+    # Connections that can be followed at once. By itself a kernel takes one for each 128 KiB of
+    # memory (nf_conntrack_core.c), so that 2,560 connections of app-guest filled tor-guest's table:
+    # whatever came after was dropped, Tor's own calls too. One entry is about 300 bytes.
+    Sysctl("net/netfilter/nf_conntrack_max", "16384", optional=True, machine_wide=True),
 )
 
 _LINK_SYSCTLS = (

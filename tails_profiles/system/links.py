@@ -3,6 +3,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import monotonic
@@ -140,6 +141,9 @@ def _require_tables(wanted: frozenset[str]) -> None:
 
 def _write_sysctl(step: Sysctl, paths: Paths) -> None:
     path = paths.procfs / "sys" / step.path
+    if _is_of_another(step, path):
+        log.debug("%s belongs to the first network namespace", step.path)
+        return
     try:
         path.write_text(step.value + "\n", encoding="ascii")
     except FileNotFoundError as err:
@@ -147,6 +151,11 @@ def _write_sysctl(step: Sysctl, paths: Paths) -> None:
             raise LinkError(f"this kernel has no setting {step.path}") from err
     except OSError as err:
         raise LinkError(f"{step.path} does not take {step.value!r}: {err.strerror}") from err
+
+
+def _is_of_another(setting: Sysctl, path: Path) -> bool:
+    """Whether only the first network namespace may write it, and this is another."""
+    return setting.machine_wide and path.exists() and not os.access(path, os.W_OK)
 
 
 def check_mac(link: LinkPlan, paths: Paths) -> None:
@@ -190,7 +199,7 @@ def _facts(link: LinkPlan, paths: Paths) -> Iterable[tuple[str, object, object]]
         yield "the peer", [(str(link.facts.peer), link.facts.peer_mac, ["PERMANENT"])], neighbours
     for setting in (*MACHINE_SYSCTLS, *link_sysctls(link.name)):
         path = paths.procfs / "sys" / setting.path
-        if path.exists() or not setting.optional:
+        if (path.exists() or not setting.optional) and not _is_of_another(setting, path):
             yield setting.path, setting.value, path.read_text(encoding="ascii").strip()
 
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What becomes of the links that are there, and in which order."""
 
+from pathlib import Path
+
 import pytest
 
 from tails_profiles import constants as c
 from tails_profiles.command import Command
 from tails_profiles.errors import LinkError
 from tails_profiles.links import (
+    MACHINE_SYSCTLS,
     FoundLink,
     LoadTable,
     RequireTables,
@@ -15,6 +18,7 @@ from tails_profiles.links import (
     steps,
     tables,
 )
+from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.system import links as edge
 
@@ -117,3 +121,22 @@ def test_link_is_not_raised_without_every_table_in_the_kernel(
         there = {*wanted, "inet filter"} - {table}
         with pytest.raises(LinkError, match=table):
             edge._require_tables(wanted)
+
+
+def test_setting_of_the_whole_machine_is_left_alone_where_it_is_another_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container: the kernel shows it, and takes nothing."""
+    limit = next(each for each in MACHINE_SYSCTLS if each.machine_wide)
+    files = {}
+    for setting in (limit, MACHINE_SYSCTLS[0]):
+        files[setting] = tmp_path / "proc/sys" / setting.path
+        files[setting].parent.mkdir(parents=True)
+        files[setting].write_text("7\n")
+    monkeypatch.setattr(edge.os, "access", lambda *_: False)
+    for setting in files:
+        edge._write_sysctl(setting, Paths(tmp_path))
+    assert [path.read_text() for path in files.values()] == ["7\n", "0\n"]
+    monkeypatch.undo()
+    edge._write_sysctl(limit, Paths(tmp_path))
+    assert files[limit].read_text() == f"{limit.value}\n"

@@ -144,13 +144,16 @@ def test_boots_differ_only_where_the_list_says_so(boots: tuple[Seen, Seen]) -> N
     ours, stock = boots
     stated_units = {line for line in stated() if line.startswith("unit ")}
     spoken_of = {line.split()[1] for line in stated() if line.startswith("journal ")}
+    assert stated_units <= ours.units
     differences = {
-        "units": {line for line in ours.units - stock.units if not of_layers(line)} ^ stated_units,
+        # A unit's line stands in both where only its state differs.
+        "units": {line.split()[1] for line in ours.units ^ stock.units if not of_layers(line)}
+        ^ {line.split()[1] for line in stated_units},
         # Of units that both know one journal has now and then a line less: from before its start.
         "journal": {
             line.split()[1] for line in ours.journal - stock.journal
             if not of_layers(line) and line.split()[1] not in names(stock)
-        } ^ spoken_of,
+        } ^ (spoken_of - names(stock)),
         "messages": ours.messages ^ stock.messages,
         "rules": {ours.rules} ^ {stock.rules},
         "links": {ours.links} ^ {stock.links},

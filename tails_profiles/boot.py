@@ -137,11 +137,16 @@ def run_links(paths: Paths) -> None:
         return links.missing(decision.profile, found, i2p_promised=decision.i2p_promised)
 
     journal.notify("waiting for links")
-    found = link_edge.wait_for_links(absent, patience())
-    plan = links.plan(
-        decision.profile, found, i2p_promised=decision.i2p_promised, dhcp=decision.dhcp,
-        offline=decision.offline,
-    )  # fmt: skip
+    try:
+        found = link_edge.wait_for_links(absent, patience())
+        plan = links.plan(
+            decision.profile, found, i2p_promised=decision.i2p_promised, dhcp=decision.dhcp,
+            offline=decision.offline,
+        )  # fmt: skip
+    except BaseException:
+        # Those of an earlier run are up.
+        link_edge.put_down(paths)
+        raise
     link_edge.apply(plan, table_loader(decision, paths), paths)
     names = [link.name for link in plan.links]
     log.info("links are up: %s", ", ".join(names), extra={"MESSAGE_ID": journal.LINKS_ID})

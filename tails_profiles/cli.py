@@ -395,6 +395,11 @@ def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
         except OSError as err:
             raise SettingsError(f"{arguments.settings} cannot be read: {err.strerror}") from err
         found = dict(settings.for_guests(data))
+    if not arguments.i2p and found[Profile.APP_GUEST].i2p is not None:
+        raise SettingsError(
+            f"{arguments.settings} has settings for i2p-guest, which is not to be started",
+            hint="add --i2p, or set i2p to null",
+        )
     if arguments.i2p and found[Profile.APP_GUEST].i2p is None:
         found[Profile.APP_GUEST] = replace(found[Profile.APP_GUEST], i2p=settings.I2pSettings())
     return launcher.make_plan(arguments.image, arguments.directory, found, i2p=arguments.i2p)

@@ -209,4 +209,4 @@ class LaunchError(ProfilesError):
 
 def known(names: Sequence[str]) -> str:
     """Words for a hint that lists what would have been accepted."""
-    return "known: " + ", ".join(names)
+    return "known: " + ", ".join(names) if names else "it has none"

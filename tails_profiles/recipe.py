@@ -274,8 +274,8 @@ def _qemu_runner(profile: Profile) -> Iterator[str]:
     yield ""
     if profile.is_gateway:
         yield from _comment(
-            "As a user of its own, whose packets to this host's own addresses are dropped. This is"
-            " root's part, once; USER is who runs it:"
+            "As a user of its own, whose packets to this host's own addresses are dropped; the"
+            " guest itself refuses private ranges. This is root's part, once; USER is who runs it:"
         )
         yield "#   nft -f - <<'END'"
         yield "#   table inet own_gateways {"

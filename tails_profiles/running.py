@@ -239,7 +239,12 @@ def take_back(directory: Path, say: Say) -> None:
     if not directory.exists():
         return
     require_ours(directory)
-    _remove_rules(say)
+    others = _others(directory)
+    if others is None:
+        _remove_rules(say)
+    else:
+        # One table holds the rules of all, and theirs need it.
+        say(f"the host's rules stay: guests of {others} run")
     try:
         shutil.rmtree(directory)
     except OSError as err:
@@ -281,10 +286,18 @@ def require_nothing_runs(directory: Path) -> None:
             f"guests run already: {', '.join(here)}",
             hint="see them with 'tails-profiles host status', or stop them first",
         )
-    for machine in machines.find():
+    others = _others(directory)
+    if others is not None:
         # There is one table of host rules, and it is theirs.
+        raise LaunchError(
+            f"guests of {others} run already",
+            hint=f"stop them first: tails-profiles host stop --directory {others}",
+        )
+
+
+def _others(directory: Path) -> Path | None:
+    """Where else guests run under this network's one table of host rules, if anywhere."""
+    for machine in machines.find():
         if machine.directory != directory and machines.shares_network(machine.process):
-            raise LaunchError(
-                f"guests of {machine.directory} run already",
-                hint=f"stop them first: tails-profiles host stop --directory {machine.directory}",
-            )
+            return machine.directory
+    return None

@@ -161,10 +161,17 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing got out, and what must work works."""
-        return not any(self.services.values()) and not any(
-            result.verdict in {Verdict.OUT, Verdict.LEFT} for result in self.results
+        """Whether it is shown that nothing got out, and what must work works."""
+        return (
+            self.watched
+            and self._tried > 0
+            and not any(self.services.values())
+            and not any(result.verdict in {Verdict.OUT, Verdict.LEFT} for result in self.results)
         )
+
+    @property
+    def _tried(self) -> int:
+        return sum(result.verdict is not Verdict.UNTRIED for result in self.results)
 
     def to_json(self) -> dict[str, Any]:
         """The stable keys of ``check --json``."""
@@ -202,8 +209,6 @@ class Report:
         for row in rows:
             yield "  ".join(f"{row[n]:{widths[n]}}" for n in range(3)) + f"  {row[3]}"
         yield ""
-        if not self.watched:
-            yield "Nobody watched the wire: silence may be rules, or nobody there. Run as root."
         yield self._verdict()
 
     def _verdict(self) -> str:
@@ -212,8 +217,14 @@ class Report:
             return f"FAILED: {bad} of {len(self.results)} attempts got out of {self.profile}"
         if any(self.services.values()):
             return f"FAILED: nothing got out of {self.profile}, and what must work does not"
-        tried = sum(result.verdict is not Verdict.UNTRIED for result in self.results)
-        return f"passed: none of {tried} attempts got out of {self.profile}"
+        if not self._tried:
+            return "no verdict: not one attempt could be made"
+        if not self.watched:
+            return (
+                "no verdict: nobody watched the wire, and silence may be rules, or nobody there;"
+                " run as root"
+            )
+        return f"passed: none of {self._tried} attempts got out of {self.profile}"
 
 
 def services(profile: Profile) -> tuple[Service, ...]:
@@ -267,7 +278,8 @@ def _neighbourhood() -> tuple[Attempt, ...]:
 def _inner(profile: Profile) -> tuple[Attempt, ...]:
     """Ports of the gateways, or of app-guest, that are nobody's business."""
     if profile is not Profile.APP_GUEST:
-        return (_call("a call to app-guest", Kind.TCP, str(constants.APP_TOR.ip), 22),)
+        app = constants.APP_TOR if profile is Profile.TOR_GUEST else constants.APP_I2P
+        return (_call("a call to app-guest", Kind.TCP, str(app.ip), 22),)
     tor, i2p = str(constants.TOR_INNER.ip), str(constants.I2P_INNER.ip)
     return (
         _call("tor-guest's shell", Kind.TCP, tor, 22),

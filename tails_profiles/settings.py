@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from tails_profiles.bridges import Transport, parse_bridge
-from tails_profiles.constants import PRIVATE_RANGES
+from tails_profiles.constants import I2P_INNER, MAPPED, PRIVATE_RANGES, TOR_INNER, UPLINK
 from tails_profiles.errors import InvalidSettingError, SettingsError
 from tails_profiles.firewall import TRANSPARENT
 from tails_profiles.profile import GUESTS, Profile
@@ -236,7 +236,14 @@ def _for_guest(raw: Mapping[str, Any], profile: Profile) -> Settings:
         ]
         if profile is Profile.I2P_GUEST:
             values["shares"] = []
-    return parse(json.dumps(values).encode(), profile=profile)
+    return parse(_encode(values), profile=profile)
+
+
+def _encode(values: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(values).encode()
+    except RecursionError as err:
+        raise SettingsError("the settings are nested too deeply") from err
 
 
 _KEYS = (
@@ -444,6 +451,10 @@ def _with_login(proxy: Proxy, username: object, password: object) -> Proxy:
 _DOTTED = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", re.ASCII)
 
 
+#: The inner links, what Tor maps names to, and the NAT's network, where the rules allow nobody.
+_OWN_NETWORKS = (TOR_INNER.network, I2P_INNER.network, UPLINK.network, MAPPED)
+
+
 def _address(value: object, key: str) -> IPv4Address:
     expected = "an IPv4 address (names would need DNS before Tor)"
     text = _text(value, key, _DOTTED, expected)
@@ -455,6 +466,8 @@ def _address(value: object, key: str) -> IPv4Address:
         raise InvalidSettingError(key, value, "the address of another machine")
     if address.is_reserved:
         raise InvalidSettingError(key, value, "an address that can be reached")
+    if any(address in network for network in _OWN_NETWORKS):
+        raise InvalidSettingError(key, value, "an address outside of the guests' own networks")
     return address
 
 

@@ -133,7 +133,7 @@ Self-test from inside a guest: try to get out in every way that its rules must s
 report each attempt. OUT: it was answered. LEFT: it was on the wire. stopped: it was
 not. silent: without root nobody can watch the wire. Nobody out there is contacted: the
 addresses are those of documentation and of private ranges. The exit status is 0 only if
-nothing got out and Tor's port answers in app-guest.
+it is shown that nothing got out, which takes root, and Tor's port answers in app-guest.
 """,
         (
             ("tails-profiles check", "as root, in app-guest"),

@@ -38,7 +38,7 @@ def read_status(paths: Paths) -> Status:
         "failed" if failed else said.stage,
         said.ruleset,
         said.ruleset_sha256,
-        _loaded() if profile.is_guest else None,
+        _loaded(failed=failed) if profile.is_guest else None,
         tuple(_links(paths)),
         tor.bootstrap() if profile is Profile.TOR_GUEST else None,
         i2p.read_state(paths) if profile is Profile.I2P_GUEST else None,
@@ -60,7 +60,10 @@ def _selection(paths: Paths) -> Selection:
     return Selection(Profile.NORMAL, None, None, "no boot step recorded a selection")
 
 
-def _loaded() -> bool | None:
+def _loaded(*, failed: bool) -> bool | None:
+    if failed:
+        # Lockdown's table, which then replaced it, has the same name.
+        return False
     if os.geteuid() != 0:
         return None
     try:

@@ -135,13 +135,13 @@ def test_with_its_rules_nothing_gets_out(app: App) -> None:
     assert done.stdout.splitlines()[-1].startswith("passed: none of ")
 
 
-def test_without_root_what_answers_nothing_is_silent_or_stopped(app: App) -> None:
+def test_without_root_nobody_watches_and_there_is_no_verdict(app: App) -> None:
     app.guests.load_rules()
     status, report = app.results(user="nobody")
     found = verdicts(report)
     assert {*found.values()} <= {"stopped", "silent", "not tried"}
     assert found["DHCP, frame"] == "not tried"
-    assert (status, report["watched"]) == (0, False)
+    assert (status, report["watched"], report["passed"]) == (1, False, False)
 
 
 def test_without_tor_nothing_gets_out_and_it_fails(app: App) -> None:

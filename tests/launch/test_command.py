@@ -121,6 +121,10 @@ def test_start_twice_stop_twice_and_status_between(world: World) -> None:
     elsewhere = world.cli("start", "--directory", str(world.top / "other"), image=world.image())
     assert elsewhere.returncode == 7
     assert f"guests of {world.directory} run already" in elsewhere.stderr
+    # Nor does the end of another launch take away the rules under which these run.
+    (world.top / "other").mkdir(exist_ok=True)
+    other = world.cli("stop", "--directory", str(world.top / "other"))
+    assert (other.returncode, f"guests of {world.directory} run" in other.stderr) == (0, True)
     found = json.loads(world.cli("status", "--json").stdout)
     assert set(found) == {
         "version", "directory", "under_way", "image", "accelerator", "rules", "guests",
@@ -269,3 +273,12 @@ def test_without_its_directory_to_write_to(world: World) -> None:
     done = world.cli("start", "--directory", "/proc/nothing/host", image=world.image())
     assert done.returncode == 7
     assert "cannot be written" in done.stderr
+
+
+def test_settings_of_a_guest_that_is_not_to_be_started_are_refused(world: World) -> None:
+    """Else app-guest would be promised a link that nobody gives it."""
+    path = world.top / "settings.json"
+    path.write_text('{"i2p": {"port": null, "reseed": null}}')
+    refused = world.cli("plan", "--settings", str(path), image=world.image())
+    assert (refused.returncode, "--i2p" in refused.stderr) == (4, True)
+    assert world.cli("plan", "--i2p", "--settings", str(path), image=world.image()).returncode == 0

@@ -15,11 +15,13 @@ from tails_profiles.errors import (
     CommandError,
     CommandNotFoundError,
     DetectionError,
+    LinkError,
     MissingAccountError,
     MissingLibraryError,
     RulesetError,
     SettingsError,
 )
+from tails_profiles.links import FoundLink
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import I2pSettings, Proxy, ProxyType, TorSettings
@@ -125,3 +127,18 @@ def test_settings_that_nothing_carries_out_are_not_ignored() -> None:
     asked = replace(settings.defaults(Profile.TOR_GUEST), tor=TorSettings(transparent=True))
     with pytest.raises(SettingsError, match=r"tor\.transparent"):
         settings.refuse_unbuilt(asked)
+
+
+def test_links_of_an_earlier_run_go_down_when_the_next_one_finds_a_card_of_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(tmp_path)
+    paths.state.mkdir(parents=True)
+    paths.decision.write_text(json.dumps(decide(Profile.APP_GUEST, None).to_json()))
+    stray = FoundLink("eth9", "02:00:00:00:00:09")
+    monkeypatch.setattr(boot.link_edge, "wait_for_links", lambda *_: [stray])
+    put_down = []
+    monkeypatch.setattr(boot.link_edge, "put_down", put_down.append)
+    with pytest.raises(LinkError, match="eth9"):
+        boot.run_links(paths)
+    assert put_down == [paths]

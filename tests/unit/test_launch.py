@@ -208,6 +208,12 @@ def test_host_file_with_anything_else_is_refused(data: bytes) -> None:
         settings.for_guests(data)
 
 
+@pytest.mark.parametrize("depth", range(900, 1100, 4))
+def test_host_file_nested_however_deeply_is_refused_with_words(depth: int) -> None:
+    with pytest.raises(SettingsError):
+        settings.for_guests(b'{"shares": ' + b"[" * depth + b"]" * depth + b"}")
+
+
 def test_host_json_names_what_the_steps_do() -> None:
     made = plan(i2p=True)
     found = launch_steps.to_json(made, launch_steps.steps(made, SEEDS))

@@ -354,6 +354,14 @@ def test_variant_is_the_widest_that_the_bridges_need(bridges: list[str], expecte
     assert variant(parse(encode(changed))) == expected + "-transparent"
 
 
+@pytest.mark.parametrize("address", ["10.0.2.2", "10.1.2.3", "10.1.3.1", "10.64.0.1", "127.0.0.1"])
+def test_proxy_that_no_rule_set_lets_tor_reach_is_refused(address: str) -> None:
+    changed = json.loads(encode(TOR))
+    changed["tor"] |= {"proxy_type": "socks5", "proxy_address": address, "proxy_port": 1080}
+    with pytest.raises(InvalidSettingError, match=address):
+        parse(encode(changed))
+
+
 def test_other_guests_have_no_variant() -> None:
     assert variant(parse(encode(APP))) == ""
 

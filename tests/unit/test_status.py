@@ -96,6 +96,8 @@ def test_failure_is_quarantine_and_comes_first(paths: Paths) -> None:
     status = edge.read_status(paths)
     assert (status.profile, status.stage) == ("quarantine", "failed")
     assert [*status.lines()][:2] == [("failure", "app-guest has no link tor"), ("to do", "look")]
+    # Lockdown's table, which stands then, has the same name.
+    assert status.loaded is False
 
 
 def test_lockdown_that_failed_without_a_word_is_quarantine(

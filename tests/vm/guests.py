@@ -63,10 +63,14 @@ class WatchedLauncher(launcher.Launcher):
                 guest.profile.value, guest.directory, tuple(link.name for link in guest.links)
             )
             wait_for(
-                f"{guest.profile}: taps",
-                lambda: all((guest.directory / f"{link}.tap").exists() for link in machine.links),
+                f"{guest.profile}: taps and door",
+                lambda: all(
+                    (guest.directory / name).exists()
+                    for name in ("shell", *(f"{link}.tap" for link in machine.links))
+                ),
                 60,
             )
+            machine.open_door()
             machine.mark(POWER_ON)
             self._machines[guest.profile] = machine
 

@@ -123,6 +123,7 @@ class Single(Machine):
         wait_for(f"{self.name}: QEMU", self._is_listening, 60)
         if self.guest.profile.is_gateway:
             self.serial = Serial(self.guest.serial)
+        self.open_door()
         self.mark(POWER_ON)
         self.monitor("cont")
 
@@ -155,9 +156,7 @@ class Single(Machine):
             self._process.kill()
             self._process.wait()
             self._process = None
-        if self._shell is not None:
-            self._shell.close()
-            self._shell = None
+        self.shut_door()
         for path in (
             *self.directory.glob("*.tap"),
             self.directory / "qmp",

@@ -85,8 +85,8 @@ class Measure:
     def desktop(self) -> float:
         """Processor seconds from power-on to the desktop of an ordinary boot."""
         with self.machine("boot-ordinary", ordinary) as machine:
-            machine.wait_for_target("graphical.target", 600)
-            machine.wait_until_succeeds("pgrep -x openbox")
+            # One question for the whole boot: many would be counted as the boot's own time.
+            machine.succeed("until pgrep -x openbox; do sleep 2; done", 600)
             return machine.cpu_seconds()
 
     def works_in(self, size: int) -> bool:

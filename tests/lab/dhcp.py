@@ -124,18 +124,8 @@ class Gateway:
 
     def run_server(self, answer: Callable[[Any], Sequence[bytes]]) -> None:
         """Answer each request outside by ``answer``, which gets the frame as scapy reads it."""
-        sock = self.packet_socket(self.net, "net")
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    frame, address = sock.recvfrom(65536)
-                    if address[2] != 4 and is_request(frame):
-                        for each in answer(Ether(frame)):
-                            sock.send(each)
-
-        threading.Thread(target=serve, daemon=True).start()
-        self.server = sock
+        self.server = self.packet_socket(self.net, "net")
+        answer_requests(self.server, answer)
 
     def next_status(self) -> str:
         """What the service says next to systemd, one text with a line for each variable."""
@@ -214,6 +204,21 @@ def os_setns(descriptor: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, 0x40000000) != 0:
         raise OSError(ctypes.get_errno(), "setns")
+
+
+def answer_requests(sock: socket.socket, answer: Callable[[Any], Sequence[bytes]]) -> None:
+    """Answer, until a packet socket is closed, each request that comes in there."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                frame, address = sock.recvfrom(65536)
+                # 4: what this machine itself sends (packet(7), PACKET_OUTGOING).
+                if address[2] != 4 and is_request(frame):
+                    for each in answer(Ether(frame)):
+                        sock.send(each)
+
+    threading.Thread(target=serve, daemon=True).start()
 
 
 def is_request(frame: bytes) -> bool:

@@ -279,6 +279,10 @@ def test_settings_of_a_guest_that_is_not_to_be_started_are_refused(world: World)
     """Else app-guest would be promised a link that nobody gives it."""
     path = world.top / "settings.json"
     path.write_text('{"i2p": {"port": null, "reseed": null}}')
-    refused = world.cli("plan", "--settings", str(path), image=world.image())
-    assert (refused.returncode, "--i2p" in refused.stderr) == (4, True)
-    assert world.cli("plan", "--i2p", "--settings", str(path), image=world.image()).returncode == 0
+    words = ("plan", "--settings", str(path))
+    try:
+        refused = world.cli(*words, image=world.image())
+        assert (refused.returncode, "--i2p" in refused.stderr) == (4, True)
+        assert world.cli(*words, "--i2p", image=world.image()).returncode == 0
+    finally:
+        path.unlink()

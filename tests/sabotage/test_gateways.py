@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from scapy.all import ARP, Ether  # type: ignore[attr-defined]
 
-from tests.lab.dhcp import is_request, reply
+from tests.lab.dhcp import answer_requests, is_request, reply
 from tests.sabotage.boot import FACTOR, I2P_LINKS, LEASE, TOR_LINKS, Boot, Machine
 
 pytestmark = [pytest.mark.lab, pytest.mark.boots]
@@ -35,17 +35,7 @@ def server(answer: Callable[[Any], Sequence[bytes]]) -> Iterator[None]:
     """Answer DHCP outside of the machine's uplink."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     sock.bind(("out-eth0", 0))
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                frame, address = sock.recvfrom(65536)
-                if address[2] != 4 and is_request(frame):
-                    for each in answer(Ether(frame)):
-                        sock.send(each)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
+    answer_requests(sock, answer)
     try:
         yield
     finally:

@@ -400,6 +400,8 @@ class Laboratory:
             if step.argv[-1] == "up":
                 self.wait_for_queues()
         elif isinstance(step, Sysctl):
+            if step.machine_wide:
+                return  # the machine's own, which a namespace may only read
             with suppress(FileNotFoundError) if step.optional else nullcontext():
                 self.sysctl(step.path, step.value)
         elif isinstance(step, RequireTables):

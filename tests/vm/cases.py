@@ -34,13 +34,12 @@ def nothing_more(machine: Machine) -> None:
 class Case:
     """``screen``: words on the first screen. ``host``: the reason the host is told, if anybody.
 
-    ``then`` goes on in the machine once it is in quarantine. ``slow``: left to ``./check slow``.
+    ``then`` goes on in the machine once it is in quarantine.
     """
 
     spec: Spec
     screen: tuple[str, ...]
     host: str | None
-    slow: bool = False
     then: Callable[[Single], None] = nothing_more
 
 
@@ -137,18 +136,18 @@ def _cases() -> tuple[Case, ...]:
         Case(Spec("token-with-a-blank-behind-it", change=with_token("tails-profile:tor-guest ")),
              ("bios_vendor", wrong), "token", then=enter_leads_back),
         Case(Spec("token-of-an-unknown-profile", change=with_token("tails-profile:tor-gust")),
-             ("bios_vendor", wrong, "tails-profile:tor-gust"), "token", slow=True),
+             ("bios_vendor", wrong, "tails-profile:tor-gust"), "token"),
         Case(Spec("two-different-tokens", argv=two_tokens), ("two tokens",), "token"),
         Case(Spec("asset-tag-without-a-token", change=with_token("nobody")),
-             ("chassis_asset_tag", "settings without a token"), "token", slow=True),
+             ("chassis_asset_tag", "settings without a token"), "token"),
         Case(Spec("rule-set-missing", layer={f"{RULESETS}/tor-guest-tcp.nft": Absent()}),
-             ("tor-guest-tcp.nft cannot be read",), "ruleset", slow=True),
+             ("tor-guest-tcp.nft cannot be read",), "ruleset"),
         Case(Spec("rule-set-altered",
                   layer={f"{RULESETS}/tor-guest-tcp.nft": File("table inet tails_profiles {\n")}),
              ("nft refused tor-guest-tcp.nft",), "ruleset"),
         Case(Spec("link-table-refused",
                   layer={f"{RULESETS}/tor-guest-tcp.uplink.nft": File("no such word\n")}),
-             ("nft refused tor-guest-tcp.uplink.nft",), "ruleset", slow=True),
+             ("nft refused tor-guest-tcp.uplink.nft",), "ruleset"),
         Case(Spec("nft-missing", layer={"usr/sbin/nft": Absent()}),
              ("QUARANTINE",), "ruleset"),
         Case(Spec("tor-s-account-missing", layer=accounts),
@@ -157,16 +156,15 @@ def _cases() -> tuple[Case, ...]:
                   layer={"etc/systemd/system-generators/tails-profiles-generator": MASKED}),
              (dead,), "token"),
         Case(Spec("generator-killed", layer={GENERATOR: File("#!/bin/sh\nkill -9 $$\n", 0o755)}),
-             (dead,), "token", slow=True),
+             (dead,), "token"),
         Case(Spec("generator-not-executable", layer={GENERATOR: Edited(str, 0o644)}),
-             (dead,), "token", slow=True),
+             (dead,), "token"),
         Case(Spec("lockdown-masked",
                   layer={"etc/systemd/system/tails-profiles-lockdown.service": MASKED}),
              ("tails-profiles-lockdown.service has not done its work (masked)",), "ruleset"),
         Case(Spec("firewall-masked-on-the-kernel-line",
                   arguments="systemd.mask=tails-profiles-firewall.service"),
-             ("tails-profiles-firewall.service has not done its work (masked)",), "ruleset",
-             slow=True),
+             ("tails-profiles-firewall.service has not done its work (masked)",), "ruleset"),
         Case(Spec("uplink-in-app-guest", app, change=with_link(stray)),
              (c.TOR_UPLINK_MAC,), None),
         Case(Spec("two-uplinks-in-tor-guest", change=with_link(second)),
@@ -174,9 +172,9 @@ def _cases() -> tuple[Case, ...]:
         Case(Spec("settings-disk-missing", argv=without_settings_disk),
              ("promises a settings disk",), "settings"),
         Case(Spec("two-settings-disks", argv=with_second_settings_disk),
-             ("two settings disks",), "settings", slow=True),
+             ("two settings disks",), "settings"),
         Case(Spec("settings-of-another-profile", disk=app_disk),
-             ("app-guest",), "settings", slow=True),
+             ("app-guest",), "settings"),
         Case(Spec("settings-corrupt", disk=corrupt_disk()), ("QUARANTINE",), "settings"),
         Case(Spec("another-target-on-the-kernel-line",
                   arguments="systemd.unit=multi-user.target"),

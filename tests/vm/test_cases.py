@@ -19,9 +19,6 @@ EVIDENCE = TOP / ".build/failed"
 #: Machines at once: one for each processor of the smallest machine that this runs on.
 AT_ONCE = 2
 ALL = {case.spec.name: case for case in CASES}
-NAMES = [
-    pytest.param(name, marks=pytest.mark.slow) if case.slow else name for name, case in ALL.items()
-]
 
 
 class Runner:
@@ -103,7 +100,7 @@ def in_quarantine(machine: Single, case: Case) -> None:
     assert shown(screen, case), screen
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_nothing_leaves_and_the_screen_says_why(
     name: str, runner: Runner, record_property: Callable[[str, object], None]
 ) -> None:

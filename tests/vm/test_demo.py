@@ -12,7 +12,7 @@ import pytest
 from tests.lab.tornet import run
 from tests.vm.image import TOP
 
-pytestmark = [pytest.mark.vm, pytest.mark.slow]
+pytestmark = pytest.mark.vm
 
 
 def lists() -> dict[str, set[str]]:
@@ -42,6 +42,7 @@ def start() -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_demo_shows_everything_and_leaves_nothing() -> None:
     before = lists()
     with start() as demo:

@@ -22,8 +22,9 @@ from tests.sabotage.expect import (
     OTHER_LINK,
     QUARANTINE,
     nothing_up,
+    quarantined,
 )
-from tests.sabotage.root import layer
+from tests.sabotage.root import TOP, layer
 
 pytestmark = [pytest.mark.lab, pytest.mark.boots]
 
@@ -269,3 +270,36 @@ def test_without_our_drop_in_that_manager_raises_the_link_before_its_rules(work:
         boot.wait_until_settled()
         assert boot.is_active("connman.service"), boot.execute("systemctl status connman")[1]
         assert boot.frames() != []
+
+
+# A program of the image that manages a firewall of its own, and begins by removing what is there.
+FLUSHER = """\
+[Unit]
+DefaultDependencies=no
+After=tails-profiles-firewall.service
+Before=tails-profiles-links.service
+[Service]
+Type=oneshot
+ExecStart=/usr/sbin/nft flush ruleset
+"""
+FLUSHED: dict[str, str | None] = {
+    "etc/systemd/system/flusher.service": FLUSHER,
+    "etc/systemd/system/sysinit.target.d/flusher.conf": "[Unit]\nWants=flusher.service\n",
+}
+
+
+def test_rules_that_another_program_removed_before_the_links_end_in_quarantine(work: Path) -> None:
+    with Boot(Machine(dmi=APP, links=APP_LINKS, files=FLUSHED), work) as boot:
+        quarantined(boot, "nft does not have inet tails_profiles any more")
+
+
+def test_without_a_look_at_the_kernel_s_tables_the_link_comes_up_then(work: Path) -> None:
+    source = (TOP / "tails_profiles/system/links.py").read_text()
+    look = "absent = wanted - nft.tables()"
+    assert source.count(look) == 1
+    blind = source.replace(look, "absent = wanted - wanted")
+    files = {**FLUSHED, "usr/lib/python3/dist-packages/tails_profiles/system/links.py": blind}
+    with Boot(Machine(dmi=APP, links=APP_LINKS, files=files), work) as boot:
+        boot.wait_until_settled()
+        assert boot.links_up() == ["tor"]
+        assert "inet tails_profiles" not in boot.tables()

@@ -61,14 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(err), err.hint, err.exit_status)
     except BrokenPipeError:
         # Whoever reads has seen enough; the interpreter would complain while flushing.
-        _discard_output()
+        _leave_nothing_in(sys.stdout)
         return 0
     except OSError as err:
         where = f"{err.filename}: " if err.filename else ""
-        _discard_output()
+        _leave_nothing_in(sys.stdout)
         return _complain(where + (err.strerror or str(err)), None, ProfilesError.exit_status)
     except KeyboardInterrupt:
         return _complain("interrupted", None, 130)
+    finally:
+        # A terminal that went away: else the status would be 120.
+        _leave_nothing_in(sys.stderr)
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -95,12 +98,14 @@ def _complain(message: str, hint: str | None, status: int) -> int:
     return status
 
 
-def _discard_output() -> None:
-    """Where standard output takes nothing any more, leave nothing for the interpreter to flush."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+def _leave_nothing_in(stream: TextIO | None) -> None:
+    """Where a stream takes nothing any more, leave nothing for the interpreter to flush."""
+    if stream is None:
         return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):
+        stream.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _harmless(text: str) -> str:

@@ -42,7 +42,8 @@ class World:
         tiny.system()
         self._library = ctypes.CDLL(None, use_errno=True)
         self._old = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("net", "mnt")]
-        self._cwd = Path.cwd()
+        # setns(2) puts both at the top of the mount namespace, out of a chroot.
+        self._directories = [os.open(path, os.O_PATH) for path in ("/", ".")]
         if self._library.unshare(_CLONE_NEWNET | _CLONE_NEWNS) != 0:
             raise OSError(ctypes.get_errno(), "unshare")
         run("mount", "--make-rprivate", "/")
@@ -63,7 +64,12 @@ class World:
         for descriptor in self._old:
             assert self._library.setns(descriptor, 0) == 0
             os.close(descriptor)
-        os.chdir(self._cwd)
+        root, cwd = self._directories
+        os.fchdir(root)
+        os.chroot(".")
+        os.fchdir(cwd)
+        for descriptor in self._directories:
+            os.close(descriptor)
         shutil.rmtree(self.top)
 
     def image(self, **parameters: str) -> Path:

@@ -23,7 +23,7 @@ from tails_profiles.settings import Settings, TorSettings
 from tests.lab.tornet import BRIDGE
 from tests.vm.image import TOP, TOR_ADDITIONS, File
 from tests.vm.machine import label_of, read_capture
-from tests.vm.single import Single, Spec
+from tests.vm.single import Single, Spec, disk
 from tests.vm.world import World
 
 pytestmark = pytest.mark.vm
@@ -105,6 +105,20 @@ def test_power_cut_leaves_nothing_and_the_next_start_works(
     assert sent(frames) == []
     machine.start()
     machine.wait_for_words("tor-guest ready")
+    machine.finish()
+    assert sent(machine.frames("uplink")) == []
+
+
+def test_offline_in_the_settings_leaves_the_uplink_down(
+    machines: tuple[Single, Single],
+) -> None:
+    _, machine = machines
+    machine.cut_power()
+    offline = replace(machine.guest.settings, offline=True)
+    machine.guest.settings_disk.write_bytes(disk(offline))
+    machine.start()
+    machine.wait_for_words("tor-guest ready")
+    assert machine.links_up() == ["inner"]
     machine.finish()
     assert sent(machine.frames("uplink")) == []
 

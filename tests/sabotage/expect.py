@@ -13,6 +13,12 @@ OTHER_LINK = {"eth0": "52:54:00:12:34:56"}
 DEAD_GENERATOR = {"etc/systemd/system-generators/tails-profiles-generator": "#!/bin/sh\nexit 1\n"}
 #: A stronger one than ours, so that the boot's target is the image's own.
 MANAGERS = ("NetworkManager.service", "networking.service", "systemd-networkd.service")
+#: What an image could say in /etc: what it says there replaces the list that we write in /run.
+MANAGES_ALL = {
+    "etc/NetworkManager/conf.d/99-image.conf": (
+        "[keyfile]\nunmanaged-devices=interface-name:other\n[device-90-tails-profiles]\nmanaged=1\n"
+    )
+}
 
 
 def quarantined(boot: Boot, *words: str, reason: str | None = None) -> None:

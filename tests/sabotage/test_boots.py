@@ -17,6 +17,7 @@ from tests.sabotage.expect import (
     BAD,
     DEAD_GENERATOR,
     I2P,
+    MANAGES_ALL,
     OTHER_LINK,
     QUARANTINE,
     TOR,
@@ -80,14 +81,6 @@ def test_token_raises_the_links_of_its_profile_with_their_rules(
         assert "in force" in status
         # A gateway without a settings disk asks for a lease; nothing else was sent by itself.
         assert all(is_request(frame) for frame in boot.frames())
-
-
-#: What an image could say in /etc: what it says there replaces the list that we write in /run.
-MANAGES_ALL = {
-    "etc/NetworkManager/conf.d/99-image.conf": (
-        "[keyfile]\nunmanaged-devices=interface-name:other\n[device-90-tails-profiles]\nmanaged=1\n"
-    )
-}
 
 
 @pytest.mark.parametrize("files", [{}, MANAGES_ALL], ids=["ours", "anti-test"])

@@ -19,6 +19,7 @@ from tests.sabotage.expect import (
     BAD,
     DEAD_GENERATOR,
     MANAGERS,
+    MANAGES_ALL,
     OTHER_LINK,
     QUARANTINE,
     nothing_up,
@@ -195,7 +196,8 @@ def test_every_link_stays_down_whatever_is_tried_from_inside(row: Row, work: Pat
 
 @pytest.mark.parametrize("row", parameters(ROWS))
 def test_with_the_weaker_arrangement_a_link_comes_up(row: Row, work: Path) -> None:
-    with Boot(machine(row, WEAKER[row.weaker]()), work) as boot:
+    # Nor with our word to NetworkManager, which holds a strange link where the firewall step ran.
+    with Boot(machine(row, {**WEAKER[row.weaker](), **MANAGES_ALL}), work) as boot:
         boot.wait_until_settled()
         boot.succeed("nm-online --quiet --timeout=30")
         assert "eth2" in boot.links_up(), boot.journal()

@@ -147,9 +147,9 @@ def _virtualbox(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
     )
     yield ""
     yield from _comment(
-        "A new machine without disks or shared folders, and it should stay so: a shared folder"
-        " shows this host's clock and disk. Leave out the first line if the machine exists; then"
-        " remove its disks, shared folders and controllers."
+        "A new machine without disks or shared folders, and it should stay so."
+        f" {virtualbox.STORAGE} {virtualbox.SHARES} Leave out the first line if the machine exists;"
+        " then remove its disks, shared folders and controllers."
     )
     yield f"VBoxManage createvm --name {name} --ostype Debian_64 --register"
     yield f"VBoxManage storagectl {name} --name {virtualbox.CONTROLLER} --add ide"
@@ -168,12 +168,12 @@ def _virtualbox(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
         yield from _comment(group.why)
         yield from _virtualbox_lines(name, group)
     yield ""
+    reach = CLOCK_RANGE[profile]
+    clock = virtualbox.clock(exact=not reach)
     yield from _comment(
-        "The clock: UTC, and not quite this host's time. Repeat the second line before each start."
-        if CLOCK_RANGE[profile]
-        else "The clock: UTC, and exact; I2P refuses what differs."
+        clock.why + (" Repeat the second line before each start." if reach else "")
     )
-    yield f"VBoxManage modifyvm {name} --rtc-use-utc on"
+    yield from _virtualbox_lines(name, clock)
     yield (f"VBoxManage modifyvm {name} {virtualbox.CLOCK_OFFSET}={_clock_offset(profile, 1000)}")
     shared = virtualbox.shared_network(profile)
     yield ""

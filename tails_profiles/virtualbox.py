@@ -44,6 +44,10 @@ HOST_PROPERTIES = tuple(
     for name in ("GUI/LanguageID", "VBoxVer", "VBoxVerExt", "VBoxRev")
 )
 
+#: Why a machine has one drive, with the image, and no shared folder.
+STORAGE = "A disk would hold what the guest wrote, for whoever looks and for its next start."
+SHARES = "A shared folder shows this host's clock and disk."
+
 _DEVICES = "VBoxInternal/Devices/"
 _DMI_KEYS: Mapping[str, str] = {
     "bios_vendor": "DmiBIOSVendor",
@@ -70,11 +74,16 @@ _NUMBER = re.compile(r"(0[xX])?[0-9a-fA-F]+")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Flags of one ``modifyvm`` call and pairs for ``setextradata``, and the leak they close."""
+    """Flags of one ``modifyvm`` call and pairs for ``setextradata``, and the leak they close.
+
+    ``left`` are flags that are right by default and that some version refuses: nobody sets them,
+    but a machine in which they differ has the leak.
+    """
 
     why: str
     flags: tuple[str, ...] = ()
     extradata: tuple[tuple[str, str], ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def text(value: str) -> str:
@@ -93,7 +102,8 @@ def identity(token: str, asset_tag: str, uuid: UUID, firmware: str) -> tuple[Gro
     major, minor = DMI["bios_release"].split(".")
     return (
         Group(
-            "The token. Both fields are read; one would do.",
+            "The token, in both fields: one would do, and the other would then name VirtualBox or"
+            " the machine.",
             ("--firmware", firmware),
             tuple((base + _DMI_KEYS[name], text(value)) for name, value in carriers.items()),
         ),
@@ -156,7 +166,7 @@ def hardware(
             "How much memory and how many processors this host has, and its screens.",
             (
                 "--memory", str(memory), "--cpus", str(processors), "--cpu-hotplug", "off",
-                "--graphicscontroller", "vmsvga", "--vram", "16", "--monitor-count", "1",
+                "--chipset", "piix3", "--graphicscontroller", "vmsvga", "--vram", "16", "--monitor-count", "1",
                 "--accelerate-3d", "off",
             ),
             (("GUI/MaxGuestResolution", "{},{}".format(*screen)),) if screen else (),
@@ -164,8 +174,14 @@ def hardware(
         Group(
             "Clocks and leaves of the hypervisor: kvmclock would give the guest this host's time.",
             ("--paravirt-provider", "none", "--hpet", "off", "--nested-hw-virt", "off"),
+            left=("--iommu", "none"),
         ),
-        Group("The processor's name.", _cpuid(CPU_NAME)),
+        Group(
+            "The processor's name; its features stay this host's.",
+            _cpuid(CPU_NAME),
+            # Another maker's profile was never seen to boot.
+            left=("--cpu-profile", "host", "--cpuid-portability-level", "0"),
+        ),
         Group(
             "Its clock rate, which DMI type 128 shows too. The guest's time stamp counter is then"
             " emulated: leave this out where speed matters more.",
@@ -174,6 +190,7 @@ def hardware(
         Group(
             "Memory that this host could take back or share between machines.",
             ("--guest-memory-balloon", "0"),
+            left=("--page-fusion", "off"),
         ),
     ]  # fmt: skip
     if profile is Profile.APP_GUEST:
@@ -229,10 +246,12 @@ def _adapter(number: int, link: LinkConstants) -> Group:
         ("mac-address", link.mac.replace(":", "").upper()),
         ("nic-promisc", "deny"),
     )
+    # A file on this host with every frame.
+    traced = (("nic-trace", "off"),)
     if link.is_uplink:
         return Group(
-            f"{link.name}: NAT with constant addresses, without a way to this host's 127.0.0.1 and"
-            " without its search domain. Unplugged until the guest's rules are in force: see below."
+            f"{link.name}: NAT with constant addresses, without a way to this host's 127.0.0.1, a way"
+            " in, or its search domain. Unplugged until the guest's rules are in force: see below."
             " 10.0.2.3 answers DNS whatever these say; the guest's rules close it.",
             (
                 *flags(("nic", "nat"), ("nat-net", str(UPLINK.network))),
@@ -245,6 +264,16 @@ def _adapter(number: int, link: LinkConstants) -> Group:
                     ("nat-dns-host-resolver", "off"),
                 ),
             ),
+            left=flags(
+                *traced,
+                ("nat-forward-broadcast", "off"),
+                ("nat-enable-tftp", "off"),
+                ("nat-pf", "none"),
+                ("nat-tftp-prefix", "none"),
+                ("nat-tftp-file", "none"),
+                ("nat-tftp-server", "none"),
+                ("nat-bind-ip", "none"),
+            ),
         )
     return Group(
         f"{link.name}: an internal network, which this host's own network never sees; nobody on it"
@@ -254,6 +283,17 @@ def _adapter(number: int, link: LinkConstants) -> Group:
             *common,
             *flags(("cable-connected", "on")),
         ),
+        left=flags(*traced),
+    )
+
+
+def clock(*, exact: bool) -> Group:
+    """The clock; its offset (``CLOCK_OFFSET``) is drawn anew for each start, if not ``exact``."""
+    return Group(
+        "The clock: UTC, and exact; I2P refuses what differs."
+        if exact
+        else "The clock: UTC, and not quite this host's time.",
+        ("--rtc-use-utc", "on"),
     )
 
 
@@ -292,6 +332,10 @@ CHANNELS = (
             "--vrde", "off", "--teleporter", "off", "--recording", "off", "--autostart-enabled",
             "off", "--tracing-enabled", "off", "--tracing-allow-vm-access", "off", "--uart1", "off",
             "--lpt1", "off",
+        ),
+        left=(
+            "--uart2", "off", "--uart3", "off", "--uart4", "off", "--lpt2", "off",
+            "--guest-debug-provider", "none", "--testing-enabled", "off",
         ),
     ),
     Group(

@@ -207,6 +207,10 @@ class LaunchError(ProfilesError):
     exit_status = 7
 
 
+class AuditError(ProfilesError):
+    """There is no such machine, or what the hypervisor says of it cannot be read."""
+
+
 def known(names: Sequence[str]) -> str:
     """Words for a hint that lists what would have been accepted."""
     return "known: " + ", ".join(names) if names else "it has none"

@@ -166,8 +166,8 @@ def hardware(
             "How much memory and how many processors this host has, and its screens.",
             (
                 "--memory", str(memory), "--cpus", str(processors), "--cpu-hotplug", "off",
-                "--chipset", "piix3", "--graphicscontroller", "vmsvga", "--vram", "16", "--monitor-count", "1",
-                "--accelerate-3d", "off",
+                "--chipset", "piix3", "--graphicscontroller", "vmsvga", "--vram", "16",
+                "--monitor-count", "1", "--accelerate-3d", "off",
             ),
             (("GUI/MaxGuestResolution", "{},{}".format(*screen)),) if screen else (),
         ),
@@ -250,9 +250,9 @@ def _adapter(number: int, link: LinkConstants) -> Group:
     traced = (("nic-trace", "off"),)
     if link.is_uplink:
         return Group(
-            f"{link.name}: NAT with constant addresses, without a way to this host's 127.0.0.1, a way"
-            " in, or its search domain. Unplugged until the guest's rules are in force: see below."
-            " 10.0.2.3 answers DNS whatever these say; the guest's rules close it.",
+            f"{link.name}: NAT with constant addresses, without a way to this host's 127.0.0.1, a"
+            " way in, or its search domain. Unplugged until the guest's rules are in force: see"
+            " below. 10.0.2.3 answers DNS whatever these say; the guest's rules close it.",
             (
                 *flags(("nic", "nat"), ("nat-net", str(UPLINK.network))),
                 *common,

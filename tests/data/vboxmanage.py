@@ -8,10 +8,10 @@ spellings that all three take; ``N`` stands for an adapter's number.
 FLAGS = frozenset(
     """
     accelerate-3d audio-driver audio-enabled autostart-enabled bios-boot-menu bios-pxe-debug
-    bios-system-time-offset boot1 boot2 boot3 boot4 cable-connectedN chipset clipboard-file-transfers
-    clipboard-mode cpu-hotplug cpuid-set cpus drag-and-drop firmware graphicscontroller
-    guest-memory-balloon hardware-uuid hpet ibpb-on-vm-entry ibpb-on-vm-exit intnetN keyboard
-    l1d-flush-on-sched l1d-flush-on-vm-entry lpt1 mac-addressN mds-clear-on-sched
+    bios-system-time-offset boot1 boot2 boot3 boot4 cable-connectedN chipset
+    clipboard-file-transfers clipboard-mode cpu-hotplug cpuid-set cpus drag-and-drop firmware
+    graphicscontroller guest-memory-balloon hardware-uuid hpet ibpb-on-vm-entry ibpb-on-vm-exit
+    intnetN keyboard l1d-flush-on-sched l1d-flush-on-vm-entry lpt1 mac-addressN mds-clear-on-sched
     mds-clear-on-vm-entry memory monitor-count mouse nat-dns-host-resolverN nat-dns-pass-domainN
     nat-dns-proxyN nat-localhostreachableN nat-netN nested-hw-virt nic-promiscN nic-typeN nicN
     paravirt-provider recording rtc-use-utc spec-ctrl teleporter tracing-allow-vm-access

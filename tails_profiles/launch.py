@@ -44,7 +44,8 @@ MACHINES: Mapping[Profile, Machine] = {
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
-    """One guest. ``clock`` is the time of its clock at power-on, UTC.
+    """One guest. ``clock`` is the time of its clock at power-on, UTC; ``clock_offset`` is how much
+    that is ahead of the host's.
 
     ``directory`` holds its sockets and its settings disk. Uplinks start unplugged: the link gate
     opens once the guest has said ``firewall``.
@@ -57,6 +58,7 @@ class GuestPlan:
     links: tuple[LinkConstants, ...]
     settings: Settings
     clock: datetime
+    clock_offset: timedelta
     user: str
     directory: Path
 
@@ -206,6 +208,7 @@ def _guest(
     *,
     i2p: bool,
 ) -> GuestPlan:
+    ahead = timedelta(seconds=round(offset * CLOCK_RANGE[profile]))
     return GuestPlan(
         profile,
         MACHINES[profile],
@@ -213,7 +216,8 @@ def _guest(
         SETTINGS_TAG,
         tuple(link for link in LINKS[profile] if i2p or link.name != "i2p"),
         settings,
-        facts.now.astimezone(UTC) + timedelta(seconds=round(offset * CLOCK_RANGE[profile])),
+        facts.now.astimezone(UTC) + ahead,
+        ahead,
         GATEWAY_USER if profile.is_gateway else APP_USER,
         directory / profile,
     )

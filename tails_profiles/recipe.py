@@ -173,7 +173,7 @@ def _virtualbox(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
     yield from _comment(clock.why + (" Repeat the second line before each start." if reach else ""))
     yield from _virtualbox_lines(name, clock)
     yield (f"VBoxManage modifyvm {name} {virtualbox.CLOCK_OFFSET}={_clock_offset(profile, 1000)}")
-    shared = virtualbox.shared_network(profile)
+    shared = virtualbox.shared_network(LINKS[profile])
     yield ""
     yield from _comment(shared.why)
     yield from (f"# {line}" for line in _virtualbox_lines(name, shared))

@@ -8,7 +8,7 @@ off as well; both are off, or harmless, by default.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -140,19 +140,24 @@ def identity(token: str, asset_tag: str, uuid: UUID, firmware: str) -> tuple[Gro
                 )
             ),
         ),
-        Group(
-            "The drive: its serial number is made of the medium's UUID, which is drawn at random.",
-            extradata=tuple(
-                (f"{_DEVICES}piix3ide/0/Config/PrimaryMaster/{key}", text(value))
-                for key, value in (
-                    ("SerialNumber", MEDIUM_SERIAL),
-                    ("FirmwareRevision", MEDIUM_VERSION),
-                    ("ModelNumber", MEDIUM_MODEL),
-                    ("ATAPIVendorId", "guest"),
-                    ("ATAPIProductId", MEDIUM_MODEL),
-                    ("ATAPIRevision", MEDIUM_VERSION),
-                )
-            ),
+        drive_identity("PrimaryMaster"),
+    )
+
+
+def drive_identity(place: str) -> Group:
+    """What one drive of the IDE controller says of itself, such as ``PrimaryMaster``."""
+    return Group(
+        "The drive: its serial number is made of the medium's UUID, which is drawn at random.",
+        extradata=tuple(
+            (f"{_DEVICES}piix3ide/0/Config/{place}/{key}", text(value))
+            for key, value in (
+                ("SerialNumber", MEDIUM_SERIAL),
+                ("FirmwareRevision", MEDIUM_VERSION),
+                ("ModelNumber", MEDIUM_MODEL),
+                ("ATAPIVendorId", "guest"),
+                ("ATAPIProductId", MEDIUM_MODEL),
+                ("ATAPIRevision", MEDIUM_VERSION),
+            )
         ),
     )
 
@@ -222,7 +227,11 @@ def _cpuid(name: str) -> tuple[str, ...]:
 
 def network(profile: Profile) -> tuple[Group, ...]:
     """Every link of the guest, and no other adapter."""
-    links = LINKS[profile]
+    return adapters(LINKS[profile])
+
+
+def adapters(links: Sequence[LinkConstants]) -> tuple[Group, ...]:
+    """These links, and no other adapter."""
     return (
         *(_adapter(number, link) for number, link in enumerate(links, start=1)),
         Group(
@@ -297,14 +306,14 @@ def clock(*, exact: bool) -> Group:
     )
 
 
-def shared_network(profile: Profile) -> Group:
+def shared_network(links: Sequence[LinkConstants]) -> Group:
     """What the inner links need where the guests belong to different users of the host."""
     return Group(
         "Where tor-guest or i2p-guest and app-guest run as different users of this host, each needs"
         " this too; any user who may start machines can then join these networks.",
         extradata=tuple(
             (f"{_DEVICES}virtio-net/{number}/LUN#0/Config/RestrictAccess", "0")
-            for number, link in enumerate(LINKS[profile])
+            for number, link in enumerate(links)
             if not link.is_uplink
         ),
     )
@@ -354,3 +363,38 @@ CHANNELS = (
         ),
     ),
 )  # fmt: skip
+
+#: A machine that begins again would do so with its uplink plugged in.
+ONE_BOOT = Group(
+    "A second boot, which would begin with the uplink plugged in: power-off instead.",
+    extradata=(("VBoxInternal/PowerOffInsteadOfReset", "1"),),
+)
+
+
+def serial(path: str) -> Group:
+    """The port on which a gateway says how far it is: a socket, in which a guest fills nothing."""
+    return Group(
+        "What the guest says to its host, and nothing that it could fill.",
+        ("--uart1", "0x3f8", "4", "--uart-mode1", "server", path),
+    )
+
+
+#: For the guest that somebody looks at. VirtualBox's own words; no list of the menus' entries ends
+#: with the version.
+KIOSK = Group(
+    "Menus, tool bars and dialogs by which somebody could plug in NAT, a folder, a device.",
+    extradata=(
+        ("GUI/Fullscreen", "true"),
+        ("GUI/MenuBar/Enabled", "false"),
+        ("GUI/StatusBar/Enabled", "false"),
+        ("GUI/ShowMiniToolBar", "false"),
+        ("GUI/RestrictedRuntimeMenus", "All"),
+        ("GUI/RestrictedVisualStates", "Seamless,Scale"),
+        ("GUI/RestrictedCloseActions", "SaveState,PowerOffRestoringSnapshot,Detach"),
+        ("GUI/PreventReconfiguration", "true"),
+        # A crash ends the machine; nobody is asked.
+        ("GUI/GuruMeditationHandler", "PowerOff"),
+        ("GUI/SuppressMessages", "all"),
+        ("GUI/AutoresizeGuest", "off"),
+    ),
+)

@@ -36,6 +36,7 @@ PURE = (
     "status",
     "torrc",
     "usage",
+    "vboxmanage",
     "virtualbox",
 )
 STEPS = ("lockdown", "firewall", "links")

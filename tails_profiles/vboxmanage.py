@@ -1,0 +1,573 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Translate a ``LaunchPlan`` to VirtualBox 6.1 to 7.2: what VBoxManage is told, and must then say.
+
+Its exit status 0 does not mean done: a full disk and some refused flags end in 0. So a machine is a
+``Machine``, a value with everything that must be so; ``create`` makes it, and ``differences`` says
+where what VBoxManage shows of a machine is not that.
+
+Machines are addressed by UUIDs of our own, since names are not unique, and carry our own mark.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+from xml.sax.saxutils import quoteattr
+
+from tails_profiles import virtualbox
+from tails_profiles.command import Command
+from tails_profiles.constants import APP_USER
+from tails_profiles.errors import LaunchError
+from tails_profiles.launch import GuestPlan, LaunchPlan
+from tails_profiles.profile import Profile
+
+#: Oracle's packages and Debian's have everything here. ``/usr/bin/VBoxManage`` is a script before
+#: it, which prints warnings to standard output.
+PROGRAMS = Path("/usr/lib/virtualbox")
+VBOXMANAGE = str(PROGRAMS / "VBoxManage")
+#: Extradata of machines that this project made; its value is the profile.
+MARK = "tails-profiles/guest"
+#: 6.1 to 7.2 know it; it decides nothing that is not set below.
+OS_TYPE = "Debian_64"
+
+
+class Version(NamedTuple):
+    """VirtualBox's, as far as its flags depend on it."""
+
+    major: int
+    minor: int
+
+
+OLDEST = Version(6, 1)
+#: The newest that was run; newer ones are spoken to as this one, and read back like every other.
+NEWEST = Version(7, 2)
+
+
+def parse_version(text: str) -> Version:
+    """What ``--version`` printed (``7.2.22_Debianr175245``), warnings before it included.
+
+    Raises LaunchError for what is none, or is too old.
+    """
+    lines = text.strip().splitlines()
+    found = re.match(r"(\d+)\.(\d+)\.\d", lines[-1]) if lines else None
+    if found is None:
+        raise LaunchError(f"VBoxManage says no version: {text.strip()[:80]!r}")
+    version = Version(int(found[1]), int(found[2]))
+    if version < OLDEST:
+        raise LaunchError(
+            f"VirtualBox {lines[-1]} is too old", hint="6.1 or newer is needed; 7.0 knows more"
+        )
+    return min(version, NEWEST)
+
+
+# ---- spellings
+
+
+#: Where 6.1 has another word for a flag, or None where it has no such setting. 7.0 to 7.2 take the
+#: spellings of ``virtualbox``. ``N`` stands for an adapter's number.
+_SPELLINGS_61: Mapping[str, str | None] = {
+    "accelerate-3d": "accelerate3d",
+    "audio-driver": "audio",
+    "audio-enabled": None,
+    "bios-boot-menu": "biosbootmenu",
+    "bios-pxe-debug": "biospxedebug",
+    "bios-system-time-offset": "biossystemtimeoffset",
+    "cable-connectedN": "cableconnectedN",
+    # Not built into it.
+    "clipboard-file-transfers": None,
+    "cpu-hotplug": "cpuhotplug",
+    "drag-and-drop": "draganddrop",
+    "guest-memory-balloon": "guestmemoryballoon",
+    "hardware-uuid": "hardwareuuid",
+    "mac-addressN": "macaddressN",
+    "monitor-count": "monitorcount",
+    "nat-dns-host-resolverN": "natdnshostresolverN",
+    "nat-dns-pass-domainN": "natdnspassdomainN",
+    "nat-dns-proxyN": "natdnsproxyN",
+    # Always reachable there: the rules of the guest and of its user on the host close it.
+    "nat-localhostreachableN": None,
+    "nat-netN": "natnetN",
+    "nic-promiscN": "nicpromiscN",
+    "nic-typeN": "nictypeN",
+    "paravirt-provider": "paravirtprovider",
+    "rtc-use-utc": "rtcuseutc",
+    "uart-mode1": "uartmode1",
+    "usb-card-reader": "usbcardreader",
+    "usb-ehci": "usbehci",
+    "usb-ohci": "usb",
+    "usb-xhci": "usbxhci",
+}
+#: Flags that an older VirtualBox does not know; what they close is off by default.
+_SINCE: Mapping[str, Version] = {
+    "nat-forward-broadcastN": Version(7, 1),
+    "nat-enable-tftpN": Version(7, 2),
+}
+_ADAPTER = re.compile(r"(nic|intnet|nat-[a-z-]+|nic-[a-z]+|mac-address|cable-connected)(\d)")
+
+
+def _numberless(name: str) -> tuple[str, str]:
+    found = _ADAPTER.fullmatch(name)
+    return (f"{found[1]}N", found[2]) if found else (name, "")
+
+
+def spelling(name: str, version: Version) -> str | None:
+    """How ``version`` writes the flag ``name``; None where it has none."""
+    general, number = _numberless(name)
+    if version < _SINCE.get(general, OLDEST):
+        return None
+    word = _SPELLINGS_61.get(general, general) if version < Version(7, 0) else general
+    return None if word is None else re.sub("N$", number, word)
+
+
+def flags(options: "Options", version: Version) -> Iterator[str]:
+    """The words of ``modifyvm``."""
+    for (name, *_), values in options.items():
+        word = spelling(name, version)
+        if word is None:
+            continue
+        if len(values) == 1 and values[0].startswith("-"):
+            yield f"--{word}={values[0]}"
+        else:
+            yield from (f"--{word}", *values)
+
+
+# ---- a machine
+
+
+#: By name; ``cpuid-set`` is there once for each leaf, which is then the second part of the key.
+Options = Mapping[tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """What lies in a drive of the IDE controller."""
+
+    port: int
+    device: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything that one guest's machine must be.
+
+    ``folder`` holds its settings file. ``options`` are those of ``modifyvm`` without dashes, in
+    ``virtualbox``'s spelling.
+    """
+
+    profile: Profile
+    uuid: UUID
+    folder: Path
+    options: Options
+    extradata: Mapping[str, str]
+    media: tuple[Medium, ...]
+
+    @property
+    def settings_file(self) -> Path:
+        """What VirtualBox keeps of it."""
+        return self.folder / self.profile / f"{self.profile}.vbox"
+
+
+def machine(guest: GuestPlan, plan: LaunchPlan) -> Machine:
+    """Everything that the machine of ``guest`` must be."""
+    groups = (
+        *virtualbox.identity(guest.token, guest.settings_tag, guest.machine.uuid, "bios"),
+        virtualbox.drive_identity("PrimarySlave"),
+        *virtualbox.adapters(guest.links),
+        virtualbox.shared_network(guest.links),
+        *virtualbox.CHANNELS,
+        *virtualbox.hardware(
+            guest.profile, guest.machine.memory, guest.machine.processors, guest.machine.screen
+        ),
+        virtualbox.ONE_BOOT,
+        *(
+            [virtualbox.serial(str(guest.serial))]
+            if guest.profile.is_gateway
+            else [virtualbox.KIOSK]
+        ),
+        virtualbox.clock(exact=not guest.clock_offset),
+    )
+    offset = round(guest.clock_offset / timedelta(milliseconds=1))
+    set_where_known = {
+        key: value
+        for key, value in _options(word for group in groups for word in group.left).items()
+        if _numberless(key[0])[0] in _SINCE
+    }
+    extradata = dict(pair for group in groups for pair in group.extradata)
+    return Machine(
+        guest.profile,
+        guest.machine.uuid,
+        home(guest, plan.directory) / "machines",
+        {
+            **_options(word for group in groups for word in group.flags),
+            **set_where_known,
+            **_options([f"{virtualbox.CLOCK_OFFSET}={offset}"]),
+        },
+        {**extradata, MARK: guest.profile.value},
+        (Medium(0, 0, plan.image), Medium(0, 1, guest.settings_disk)),
+    )
+
+
+def _options(words: Iterable[str]) -> Options:
+    """Flags by their names; a later one replaces an earlier one."""
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    key: tuple[str, ...] = ()
+    for word in words:
+        if word.startswith("--"):
+            name, *value = word.removeprefix("--").split("=", 1)
+            key = (name,)
+            found[key] = tuple(value)
+        elif key == ("cpuid-set",):
+            del found[key]
+            key = ("cpuid-set", word)
+            found[key] = (word,)
+        else:
+            found[key] += (word,)
+    return found
+
+
+# ---- who runs it, and where
+
+
+def home(guest: GuestPlan, directory: Path) -> Path:
+    """Where VirtualBox keeps what belongs to the guest's user: a list of machines of its own.
+
+    One to each level of trust: a machine's process may ask its VBoxSVC for anything.
+    """
+    return directory / HOMES[guest.user == APP_USER]
+
+
+#: Of gateways, and of app-guest.
+HOMES = ("virtualbox-gateway", "virtualbox-app")
+
+
+def environment(guest: GuestPlan, directory: Path) -> tuple[str, ...]:
+    """Assignments for env(1)."""
+    place = home(guest, directory)
+    return (
+        f"HOME={place}",
+        f"VBOX_USER_HOME={place / 'config'}",
+        # The name of its socket below /tmp: two instances of one user would share a VBoxSVC.
+        f"VBOX_IPC_SOCKETID={socket_id(place)}",
+        # Machines' processes are set-user-id root, and would keep this capability.
+        "VBOX_HARD_CAP_NET_RAW=0",
+        "LANG=C.UTF-8",
+    )
+
+
+def socket_id(place: Path) -> str:
+    """The name of a VBoxSVC's socket below /tmp, by its home: short, whatever that is called."""
+    return f"tails-profiles-{hashlib.sha256(bytes(place)).hexdigest()[:16]}"
+
+
+def manager(guest: GuestPlan, directory: Path) -> tuple[str, ...]:
+    """What stands before VBoxManage's words: the guest's user, and nothing that it could gain.
+
+    The first call starts VBoxSVC, which inherits all of it: asked by a machine's process to run
+    another machine, it cannot, since that needs a set-user-id program; and app-guest's has no
+    network.
+    """
+    return (
+        *(() if guest.profile.is_gateway else ("/usr/bin/unshare", "--net")),
+        "/usr/bin/setpriv",
+        f"--reuid={guest.user}",
+        f"--regid={guest.user}",
+        "--clear-groups",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--no-new-privs",
+        "--reset-env",
+        "--",
+        "/usr/bin/env",
+        *environment(guest, directory),
+    )
+
+
+def manage(guest: GuestPlan, directory: Path, words: Iterable[str]) -> Command:
+    """One call of VBoxManage."""
+    return Command((*manager(guest, directory), VBOXMANAGE, *words))
+
+
+# ---- making it
+
+
+def create(made: Machine, version: Version) -> tuple[tuple[str, ...], ...]:
+    """Programs and their words, in order, that make a machine which is not there.
+
+    Extradata are a call each; so they are written into the file that ``createvm`` wrote, before
+    VirtualBox reads it. ``differences`` says whether it took them.
+    """
+    return (
+        (
+            VBOXMANAGE, "createvm", "--name", made.profile.value, "--uuid", str(made.uuid),
+            "--ostype", OS_TYPE, "--basefolder", str(made.folder),
+        ),
+        ("/usr/bin/sed", "-i", _insertion(made.extradata), str(made.settings_file)),
+        (VBOXMANAGE, "registervm", str(made.settings_file)),
+        modify(made, version),
+        (
+            VBOXMANAGE, "storagectl", str(made.uuid), "--name", virtualbox.CONTROLLER,
+            "--add", "ide",
+        ),
+        *(attach(made, medium) for medium in made.media),
+    )  # fmt: skip
+
+
+def modify(made: Machine, version: Version) -> tuple[str, ...]:
+    """The one call that sets every option: all of them, or none."""
+    return (VBOXMANAGE, "modifyvm", str(made.uuid), *flags(made.options, version))
+
+
+def attach(made: Machine, medium: Medium) -> tuple[str, ...]:
+    """Lay a medium into its drive, read-only by its kind."""
+    return (
+        VBOXMANAGE, "storageattach", str(made.uuid), "--storagectl", virtualbox.CONTROLLER,
+        "--port", str(medium.port), "--device", str(medium.device), "--type", "dvddrive",
+        "--medium", str(medium.path),
+    )  # fmt: skip
+
+
+def set_extradata(made: Machine, key: str, value: str) -> tuple[str, ...]:
+    """Set one key; an empty value deletes it."""
+    return (VBOXMANAGE, "setextradata", str(made.uuid), key, *([value] if value else []))
+
+
+def _insertion(extradata: Mapping[str, str]) -> str:
+    """A script for sed(1) that puts the keys where a settings file has them."""
+    items = "".join(
+        f"<ExtraDataItem name={quoteattr(key)} value={quoteattr(value)}/>"
+        for key, value in sorted(extradata.items())
+    )
+    text = re.sub(r"[&|\\]", r"\\\g<0>", f"<ExtraData>{items}</ExtraData>")
+    return f"s|<Hardware>|{text}&|"
+
+
+# ---- reading it back
+
+
+_LINE = re.compile(r'(?:"([^"]+)"|([A-Za-z][\w()/-]*))=(.*)')
+_CPUID = re.compile(r"cpuid=[0-9a-f]{8}(?:,[0-9a-f]{8}){5}")
+
+
+def parse_info(text: str) -> dict[str, str]:
+    """``showvminfo --machinereadable``, by key; what comes before and between is ignored.
+
+    A key that is there twice has both values, in two lines: no value that is looked for has two.
+    After a CPUID leaf the end of the line is missing: leaves are ``cpuid/LEAF``.
+    """
+    found: dict[str, str] = {}
+    for line in _CPUID.sub(lambda leaf: f"{leaf[0]}\n", text).splitlines():
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        key, value = match[1] or match[2], match[3]
+        if key == "cpuid":
+            leaf, _, value = value.partition(",")
+            key = f"cpuid/{leaf}"
+        elif value.startswith('"'):
+            value = re.sub(r"\\(.)", r"\1", value[1:].rstrip().removesuffix('"'))
+        found[key] = f"{found[key]}\n{value}" if key in found else value
+    return found
+
+
+def parse_extradata(text: str) -> dict[str, str]:
+    """``getextradata enumerate``; it escapes nothing, so that a value may go on in further lines.
+
+    A key that is there twice has both values, as in ``parse_info``.
+    """
+    found: dict[str, str] = {}
+    key = None
+    for line in text.splitlines():
+        match = re.fullmatch(r"Key: (.+?), Value: (.*)", line)
+        if match is not None:
+            key = match[1]
+            found[key] = f"{found[key]}\n{match[2]}" if key in found else match[2]
+        elif key is not None:
+            found[key] += f"\n{line}"
+    return found
+
+
+def parse_list(text: str) -> dict[UUID, str]:
+    """``list vms`` and ``list runningvms``: names by UUID.
+
+    A machine whose file cannot be read is called ``<inaccessible>``.
+    """
+    lines = re.finditer(r'^"(.*)" \{([0-9a-f-]{36})\}$', text, re.MULTILINE)
+    return {UUID(match[2]): match[1] for match in lines}
+
+
+INACCESSIBLE = "<inaccessible>"
+
+#: By flag, the key that ``showvminfo`` shows it under; ``N`` stands for an adapter's number.
+_SHOWN: Mapping[str, str] = {
+    "accelerate-3d": "accelerate3d",
+    "audio-driver": "audio",
+    "autostart-enabled": "autostart-enabled",
+    "bios-boot-menu": "bootmenu",
+    "bios-system-time-offset": "biossystemtimeoffset",
+    "boot1": "boot1",
+    "boot2": "boot2",
+    "boot3": "boot3",
+    "boot4": "boot4",
+    "cable-connectedN": "cableconnectedN",
+    "chipset": "chipset",
+    "clipboard-file-transfers": "clipboard_file_transfers",
+    "clipboard-mode": "clipboard",
+    "cpus": "cpus",
+    "drag-and-drop": "draganddrop",
+    "firmware": "firmware",
+    "graphicscontroller": "graphicscontroller",
+    "guest-memory-balloon": "GuestMemoryBalloon",
+    "hardware-uuid": "hardwareuuid",
+    "hpet": "hpet",
+    "intnetN": "intnetN",
+    "keyboard": "hidkeyboard",
+    "lpt1": "lpt1",
+    "mac-addressN": "macaddressN",
+    "memory": "memory",
+    "monitor-count": "monitorcount",
+    "mouse": "hidpointing",
+    "nat-enable-tftpN": "enableTFTP",
+    "nat-forward-broadcastN": "forwardBroadcast",
+    "nat-localhostreachableN": "localhostReachable",
+    "nat-netN": "natnetN",
+    "nested-hw-virt": "nested-hw-virt",
+    "nicN": "nicN",
+    "nic-typeN": "nictypeN",
+    "paravirt-provider": "paravirtprovider",
+    "recording": "recording_enabled",
+    "rtc-use-utc": "rtcuseutc",
+    "teleporter": "teleporterenabled",
+    "tracing-allow-vm-access": "tracing-allow-vm-access",
+    "tracing-enabled": "tracing-enabled",
+    "uart1": "uart1",
+    "uart-mode1": "uartmode1",
+    "usb-ehci": "ehci",
+    "usb-ohci": "usb",
+    "usb-xhci": "xhci",
+    "vram": "vram",
+    "vrde": "vrde",
+}
+#: Flags that it does not show. They go with all others in one call, which is done whole or not at
+#: all, before each start.
+UNSHOWN = frozenset(
+    (
+        "audio-enabled", "bios-pxe-debug", "cpu-hotplug", "ibpb-on-vm-entry", "ibpb-on-vm-exit",
+        "l1d-flush-on-sched", "l1d-flush-on-vm-entry", "mds-clear-on-sched",
+        "mds-clear-on-vm-entry", "nat-dns-host-resolverN", "nat-dns-pass-domainN", "nat-dns-proxyN",
+        "nic-promiscN", "spec-ctrl", "usb-card-reader",
+    )
+)  # fmt: skip
+#: Values that are shown in other words.
+_OTHER_WORDS: Mapping[tuple[str, str], str] = {
+    ("clipboard_file_transfers", "disabled"): "off",
+    ("enableTFTP", "off"): "0",
+    ("firmware", "bios"): "BIOS",
+    ("forwardBroadcast", "off"): "0",
+    ("hidkeyboard", "ps2"): "ps2kbd",
+    ("hidpointing", "ps2"): "ps2mouse",
+    ("localhostReachable", "off"): "0",
+    ("uart1", "0x3f8,4"): "0x03f8,4",
+}
+#: Read in what 7.2 shows. An older VirtualBox may not show them; what it shows is compared.
+_SHOWN_BY_72 = frozenset(
+    (
+        "accelerate3d", "audio", "autostart-enabled", "bootmenu", "clipboard_file_transfers",
+        "enableTFTP", "forwardBroadcast", "hpet", "localhostReachable", "nested-hw-virt",
+        "recording_enabled", "tracing-allow-vm-access", "tracing-enabled",
+    )
+)  # fmt: skip
+
+
+def shown(made: Machine, version: Version) -> dict[str, str]:
+    """What ``showvminfo`` must say of the machine, as ``parse_info`` has it."""
+    wanted = {
+        "UUID": str(made.uuid),
+        "name": made.profile.value,
+        "CfgFile": str(made.settings_file),
+        "storagecontrollername0": virtualbox.CONTROLLER,
+        "storagecontrollertype0": "PIIX4",
+        # Nobody sets these: some version refuses the flag, and they are right by default.
+        "uart2": "off",
+        "cpu-profile": "host",
+        "pagefusion": "off",
+    }
+    for (name, *_), values in made.options.items():
+        general, number = _numberless(name)
+        if name == "cpuid-set":
+            leaf, *words = (f"{int(value, 16):08x}" for value in values)
+            # Of its first sub-leaf.
+            wanted[f"cpuid/{leaf}"] = ",".join(("00000000", *words))
+        elif general not in UNSHOWN and spelling(name, version) is not None:
+            key = re.sub("N$", number, _SHOWN[general])
+            value = ",".join(values)
+            wanted[key] = _OTHER_WORDS.get((key, value), value)
+    drives = {(medium.port, medium.device): str(medium.path) for medium in made.media}
+    for port in (0, 1):
+        for device in (0, 1):
+            key = f"{virtualbox.CONTROLLER}-{port}-{device}"
+            wanted[key] = drives.get((port, device), "none")
+    return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which a machine is not as it must be; ``found`` is None for what is missing."""
+
+    key: str
+    wanted: str | None
+    found: str | None
+
+    def __str__(self) -> str:
+        """In words."""
+        found = "is missing" if self.found is None else f"is {self.found!r}"
+        return f"{self.key} {found}" + (
+            ", which nobody asked for" if self.wanted is None else f", not {self.wanted!r}"
+        )
+
+
+#: What no machine of ours has: doors that somebody else made.
+_FOREIGN = re.compile(
+    r"Forwarding\(.*|SharedFolder.*|USBFilter.*|(Current)?SnapshotName.*|AttachedHostPCI.*"
+    r"|storagecontrollername[1-9]|nic9|videocapture.*"
+)
+#: States in which a machine's settings are its own.
+_AT_REST = frozenset({"poweroff", "aborted"})
+
+
+def differences(
+    made: Machine, info: Mapping[str, str], extradata: Mapping[str, str], version: Version
+) -> tuple[Difference, ...]:
+    """Where a machine, as ``parse_info`` and ``parse_extradata`` have it, is not ``made``."""
+    return (*info_differences(made, info, version), *extradata_differences(made, extradata))
+
+
+def info_differences(
+    made: Machine, info: Mapping[str, str], version: Version
+) -> Iterator[Difference]:
+    """The same of ``showvminfo`` alone."""
+    for key, value in shown(made, version).items():
+        if key not in info and key in _SHOWN_BY_72 and version < NEWEST:
+            continue
+        if info.get(key) != value:
+            yield Difference(key, value, info.get(key))
+    for key, value in info.items():
+        if _FOREIGN.fullmatch(key):
+            yield Difference(key, None, value)
+    state = info.get("VMState")
+    if state not in _AT_REST:
+        yield Difference("VMState", "poweroff", state)
+
+
+def extradata_differences(made: Machine, extradata: Mapping[str, str]) -> Iterator[Difference]:
+    """The same of ``getextradata enumerate``. The front end adds keys of its own below ``GUI/``."""
+    for key, value in made.extradata.items():
+        if extradata.get(key) != value:
+            yield Difference(key, value, extradata.get(key))
+    for key, value in extradata.items():
+        if key.startswith("VBoxInternal") and key not in made.extradata:
+            yield Difference(key, None, value)

@@ -194,6 +194,8 @@ def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has 
         action.add_argument("--settings", type=Path, metavar="FILE",
                             help="JSON: language, keyboard, bridges; see settings.md")  # fmt: skip
         action.add_argument("--i2p", action="store_true", help="also start i2p-guest")
+        action.add_argument("--exclusive", action="store_true",
+                            help="while they run, nobody else here has a network")  # fmt: skip
     for action in (plan, start, stop, status):
         action.add_argument("--directory", type=Path, default=launcher.DIRECTORY, metavar="DIR",
                             help="sockets and state (default: %(default)s)")  # fmt: skip
@@ -407,7 +409,13 @@ def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
         )
     if arguments.i2p and found[Profile.APP_GUEST].i2p is None:
         found[Profile.APP_GUEST] = replace(found[Profile.APP_GUEST], i2p=settings.I2pSettings())
-    return launcher.make_plan(arguments.image, arguments.directory, found, i2p=arguments.i2p)
+    return launcher.make_plan(
+        arguments.image,
+        arguments.directory,
+        found,
+        i2p=arguments.i2p,
+        exclusive=arguments.exclusive,
+    )
 
 
 def _host_plan(arguments: argparse.Namespace) -> int:

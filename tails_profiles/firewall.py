@@ -92,13 +92,17 @@ class I2pGuestContext:
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """The host: what the users of the virtual machines may send, and nobody else's business."""
+    """The host: what the users of the virtual machines may send.
+
+    ``exclusive``: and that nobody else sends or hears anything.
+    """
 
     template: ClassVar[str] = "host.nft.j2"
     gateway_user: str
     app_user: str
     resolver: IPv4Address | None
     udp: bool
+    exclusive: bool
     public: tuple[AddressRange, ...]
 
 
@@ -236,13 +240,17 @@ def build_link_context(profile: Profile, link: str, variant: str = "") -> LinkCo
     return _inner_link(profile, facts, variant)
 
 
-def build_host_context(*, resolver: IPv4Address | None, udp: bool) -> HostContext:
+def build_host_context(
+    *, resolver: IPv4Address | None, udp: bool, exclusive: bool = False
+) -> HostContext:
     """What the host's rule set is rendered from.
 
     ``resolver``: whom tor-guest's transport asks for names, if it does. ``udp``: it needs UDP, or
-    I2P runs.
+    I2P runs. ``exclusive``: this machine's network is for its guests alone.
     """
-    return HostContext(constants.GATEWAY_USER, constants.APP_USER, resolver, udp, _PUBLIC)
+    return HostContext(
+        constants.GATEWAY_USER, constants.APP_USER, resolver, udp, exclusive, _PUBLIC
+    )
 
 
 def default_variant(profile: Profile) -> str:

@@ -7,7 +7,7 @@ looks at the machine; what must be known of it arrives as ``HostFacts``.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -104,7 +104,8 @@ class LaunchPlan:
 
     ``resolver`` and ``udp`` are what the gateways need beyond TCP: the one address that names are
     asked of, if any. ``proxy`` is a proxy in a private range that they may reach all the same.
-    ``sysusers`` is the file of accounts.
+    ``sysusers`` is the file of accounts. ``exclusive``: while the guests run, nothing else of this
+    machine has a network.
     """
 
     image: Path
@@ -117,6 +118,7 @@ class LaunchPlan:
     proxy: tuple[IPv4Address, int] | None
     kvm: bool
     systemd: bool
+    exclusive: bool = False
 
     @property
     def link_directory(self) -> Path:
@@ -192,6 +194,20 @@ def plan(
         kvm=facts.kvm,
         systemd=facts.systemd,
     )
+
+
+def exclusively(plan: LaunchPlan) -> LaunchPlan:
+    """The same launch on a machine whose network is for its guests alone.
+
+    Raises LaunchError where the one who answers for names is among those who may ask nobody.
+    """
+    if plan.resolver is not None and plan.resolver.is_loopback:
+        raise LaunchError(
+            f"these bridges are found by name, and {plan.resolver}, which answers for them on this"
+            " machine, may ask nobody with --exclusive",
+            hint="name the network's own resolver in /etc/resolv.conf, or leave --exclusive out",
+        )
+    return replace(plan, exclusive=True)
 
 
 def _profiles(*, i2p: bool) -> tuple[Profile, ...]:

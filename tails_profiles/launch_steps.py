@@ -208,7 +208,9 @@ def _prepare(plan: LaunchPlan) -> Iterator[Step]:
 
 def host_rules(plan: LaunchPlan) -> str:
     """The host's rule set for this launch."""
-    text = render(firewall.build_host_context(resolver=plan.resolver, udp=plan.udp))
+    text = render(
+        firewall.build_host_context(resolver=plan.resolver, udp=plan.udp, exclusive=plan.exclusive)
+    )
     if plan.proxy is not None:
         address, port = plan.proxy
         text += f"add element {HOST_TABLE} proxy {{ {address} . {port} }}\n"

@@ -78,14 +78,20 @@ def host_facts(image: Path) -> HostFacts:
 
 
 def make_plan(
-    image: Path, directory: Path, settings: Mapping[Profile, Settings], *, i2p: bool
+    image: Path,
+    directory: Path,
+    settings: Mapping[Profile, Settings],
+    *,
+    i2p: bool,
+    exclusive: bool = False,
 ) -> LaunchPlan:
     """The plan for this machine, with fresh clock offsets. Raises LaunchError."""
     draw = random.SystemRandom()
     offsets = {profile: draw.uniform(-1, 1) for profile in GUESTS}
-    return launch.plan(
+    made = launch.plan(
         image.resolve(), directory.absolute(), host_facts(image), settings, offsets, i2p=i2p
     )
+    return launch.exclusively(made) if exclusive else made
 
 
 def make_steps(plan: LaunchPlan) -> tuple[Step, ...]:

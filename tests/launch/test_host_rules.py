@@ -155,12 +155,19 @@ class Network(World):
             (rule,) = [rule for rule in rules if rule.get("comment") == comment]
             run("nft", "delete", "rule", *TABLE, rule["chain"], "handle", str(rule["handle"]))
 
-    def arrives(self, user: str, service: Service) -> bool:
-        """Whether a packet of ``user`` arrives at a service."""
-        self.heard(service)
+    def at(self, service: Service) -> Service:
+        """The listener that a service is heard at."""
+        return next(
+            each
+            for each in self.sockets
+            if (each.address, each.port, each.udp) == (service.address, service.port, service.udp)
+        )
+
+    def program(self, service: Service) -> str:
+        """What calls a service, in Python."""
         kind = "SOCK_DGRAM" if service.udp else "SOCK_STREAM"
         family = "AF_INET6" if ":" in service.address else "AF_INET"
-        program = (
+        return (
             "import socket\n"
             f"made = socket.socket(socket.{family}, socket.{kind})\n"
             f"made.settimeout({0.5 * FACTOR})\n"
@@ -169,6 +176,11 @@ class Network(World):
             "    made.send(b'x')\n"
             "except OSError: pass\n"
         )
+
+    def arrives(self, user: str, service: Service) -> bool:
+        """Whether a packet of ``user`` arrives at a service."""
+        self.heard(service)
+        program = self.program(service)
         subprocess.run(
             ["setpriv", f"--reuid={user}", "--clear-groups", "--",
              "/usr/bin/python3", "-c", program],

@@ -20,7 +20,7 @@ from xml.sax.saxutils import quoteattr
 
 from tails_profiles import virtualbox
 from tails_profiles.command import Command
-from tails_profiles.constants import APP_USER
+from tails_profiles.constants import APP_USER, GATEWAY_USER
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import GuestPlan, LaunchPlan
 from tails_profiles.profile import Profile
@@ -201,7 +201,7 @@ def machine(guest: GuestPlan, plan: LaunchPlan) -> Machine:
     return Machine(
         guest.profile,
         guest.machine.uuid,
-        home(guest, plan.directory) / "machines",
+        home(guest.profile, plan.directory) / "machines",
         {
             **_options(word for group in groups for word in group.flags),
             **set_where_known,
@@ -233,24 +233,24 @@ def _options(words: Iterable[str]) -> Options:
 # ---- who runs it, and where
 
 
-def home(guest: GuestPlan, directory: Path) -> Path:
+#: Below a launch's directory: VirtualBox's of gateways, and of app-guest.
+HOMES = ("virtualbox-gateway", "virtualbox-app")
+
+
+def home(profile: Profile, directory: Path) -> Path:
     """Where VirtualBox keeps what belongs to the guest's user: a list of machines of its own.
 
     One to each level of trust: a machine's process may ask its VBoxSVC for anything.
     """
-    return directory / HOMES[guest.user == APP_USER]
+    return directory / HOMES[not profile.is_gateway]
 
 
-#: Of gateways, and of app-guest.
-HOMES = ("virtualbox-gateway", "virtualbox-app")
-
-
-def environment(guest: GuestPlan, directory: Path) -> tuple[str, ...]:
+def environment(profile: Profile, directory: Path) -> tuple[str, ...]:
     """Assignments for env(1)."""
-    place = home(guest, directory)
+    place = home(profile, directory)
     return (
         f"HOME={place}",
-        f"VBOX_USER_HOME={place / 'config'}",
+        f"VBOX_USER_HOME={config(place)}",
         # The name of its socket below /tmp: two instances of one user would share a VBoxSVC.
         f"VBOX_IPC_SOCKETID={socket_id(place)}",
         # Machines' processes are set-user-id root, and would keep this capability.
@@ -259,23 +259,29 @@ def environment(guest: GuestPlan, directory: Path) -> tuple[str, ...]:
     )
 
 
+def config(place: Path) -> Path:
+    """The list of machines, and VBoxSVC's log, of a home."""
+    return place / "config"
+
+
 def socket_id(place: Path) -> str:
     """The name of a VBoxSVC's socket below /tmp, by its home: short, whatever that is called."""
     return f"tails-profiles-{hashlib.sha256(bytes(place)).hexdigest()[:16]}"
 
 
-def manager(guest: GuestPlan, directory: Path) -> tuple[str, ...]:
+def manager(profile: Profile, directory: Path) -> tuple[str, ...]:
     """What stands before VBoxManage's words: the guest's user, and nothing that it could gain.
 
     The first call starts VBoxSVC, which inherits all of it: asked by a machine's process to run
     another machine, it cannot, since that needs a set-user-id program; and app-guest's has no
     network.
     """
+    user = GATEWAY_USER if profile.is_gateway else APP_USER
     return (
-        *(() if guest.profile.is_gateway else ("/usr/bin/unshare", "--net")),
+        *(() if profile.is_gateway else ("/usr/bin/unshare", "--net")),
         "/usr/bin/setpriv",
-        f"--reuid={guest.user}",
-        f"--regid={guest.user}",
+        f"--reuid={user}",
+        f"--regid={user}",
         "--clear-groups",
         "--bounding-set=-all",
         "--inh-caps=-all",
@@ -283,19 +289,23 @@ def manager(guest: GuestPlan, directory: Path) -> tuple[str, ...]:
         "--reset-env",
         "--",
         "/usr/bin/env",
-        *environment(guest, directory),
+        *environment(profile, directory),
     )
 
 
-def manage(guest: GuestPlan, directory: Path, words: Iterable[str]) -> Command:
-    """One call of VBoxManage."""
-    return Command((*manager(guest, directory), VBOXMANAGE, *words))
+def command(profile: Profile, directory: Path, words: Iterable[str]) -> Command:
+    """A program and its words, run as whom the guest's machine belongs to."""
+    return Command((*manager(profile, directory), *words))
 
 
 # ---- making it
 
 
-def create(made: Machine, version: Version) -> tuple[tuple[str, ...], ...]:
+#: A program and its words, to be run by ``command``.
+Call = tuple[str, ...]
+
+
+def create(made: Machine, version: Version) -> tuple[Call, ...]:
     """Programs and their words, in order, that make a machine which is not there.
 
     Extradata are a call each; so they are written into the file that ``createvm`` wrote, before
@@ -309,20 +319,34 @@ def create(made: Machine, version: Version) -> tuple[tuple[str, ...], ...]:
         ("/usr/bin/sed", "-i", _insertion(made.extradata), str(made.settings_file)),
         (VBOXMANAGE, "registervm", str(made.settings_file)),
         modify(made, version),
-        (
-            VBOXMANAGE, "storagectl", str(made.uuid), "--name", virtualbox.CONTROLLER,
-            "--add", "ide",
-        ),
+        add_controller(made),
         *(attach(made, medium) for medium in made.media),
     )  # fmt: skip
 
 
-def modify(made: Machine, version: Version) -> tuple[str, ...]:
+def forget(made: Machine) -> Call:
+    """Take a machine out of the list. Media stay: there is no ``--delete``."""
+    return (VBOXMANAGE, "unregistervm", str(made.uuid))
+
+
+def remove_files(made: Machine) -> Call:
+    """Remove its settings files, which would be in the way of a new one; nothing else."""
+    file = str(made.settings_file)
+    return ("/usr/bin/rm", "-f", file, f"{file}-prev", f"{file}-tmp")
+
+
+def modify(made: Machine, version: Version) -> Call:
     """The one call that sets every option: all of them, or none."""
     return (VBOXMANAGE, "modifyvm", str(made.uuid), *flags(made.options, version))
 
 
-def attach(made: Machine, medium: Medium) -> tuple[str, ...]:
+def add_controller(made: Machine) -> Call:
+    """The one controller of drives."""
+    name = virtualbox.CONTROLLER
+    return (VBOXMANAGE, "storagectl", str(made.uuid), "--name", name, "--add", "ide")
+
+
+def attach(made: Machine, medium: Medium) -> Call:
     """Lay a medium into its drive, read-only by its kind."""
     return (
         VBOXMANAGE, "storageattach", str(made.uuid), "--storagectl", virtualbox.CONTROLLER,
@@ -331,7 +355,7 @@ def attach(made: Machine, medium: Medium) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def set_extradata(made: Machine, key: str, value: str) -> tuple[str, ...]:
+def set_extradata(made: Machine, key: str, value: str) -> Call:
     """Set one key; an empty value deletes it."""
     return (VBOXMANAGE, "setextradata", str(made.uuid), key, *([value] if value else []))
 
@@ -496,22 +520,33 @@ def shown(made: Machine, version: Version) -> dict[str, str]:
         "cpu-profile": "host",
         "pagefusion": "off",
     }
-    for (name, *_), values in made.options.items():
-        general, number = _numberless(name)
-        if name == "cpuid-set":
-            leaf, *words = (f"{int(value, 16):08x}" for value in values)
+    for (name, *leaf), values in made.options.items():
+        key = _shown_key(name, *leaf)
+        if leaf:
             # Of its first sub-leaf.
-            wanted[f"cpuid/{leaf}"] = ",".join(("00000000", *words))
-        elif general not in UNSHOWN and spelling(name, version) is not None:
-            key = re.sub("N$", number, _SHOWN[general])
+            wanted[f"cpuid/{leaf[0]}"] = ",".join(("00000000", *(v.zfill(8) for v in values[1:])))
+        elif key is not None and spelling(name, version) is not None:
             value = ",".join(values)
             wanted[key] = _OTHER_WORDS.get((key, value), value)
-    drives = {(medium.port, medium.device): str(medium.path) for medium in made.media}
-    for port in (0, 1):
-        for device in (0, 1):
-            key = f"{virtualbox.CONTROLLER}-{port}-{device}"
-            wanted[key] = drives.get((port, device), "none")
+    wanted |= dict.fromkeys(_DRIVES, "none")
+    wanted |= {_drive(medium.port, medium.device): str(medium.path) for medium in made.media}
     return wanted
+
+
+def _shown_key(name: str, leaf: str = "") -> str | None:
+    """The key that shows an option, if one does."""
+    if leaf:
+        return f"cpuid/{leaf}"
+    general, number = _numberless(name)
+    key = _SHOWN.get(general)
+    return key and re.sub("N$", number, key)
+
+
+def _drive(port: int, device: int) -> str:
+    return f"{virtualbox.CONTROLLER}-{port}-{device}"
+
+
+_DRIVES = tuple(_drive(port, device) for port in (0, 1) for device in (0, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,3 +606,26 @@ def extradata_differences(made: Machine, extradata: Mapping[str, str]) -> Iterat
     for key, value in extradata.items():
         if key.startswith("VBoxInternal") and key not in made.extradata:
             yield Difference(key, None, value)
+
+
+def repair(made: Machine, found: Iterable[Difference], version: Version) -> tuple[Call, ...] | None:
+    """The calls after which nothing of ``found`` is left; None where only a new machine helps.
+
+    Options are set whatever is found: some are not shown, and the clock's offset is a new one.
+    """
+    drives = {_drive(medium.port, medium.device): medium for medium in made.media}
+    settable = {_shown_key(*key) for key in made.options}
+    calls: list[Call] = []
+    for each in found:
+        if each.key in made.extradata or each.key.startswith("VBoxInternal"):
+            calls.append(set_extradata(made, each.key, each.wanted or ""))
+        elif each.key == "storagecontrollername0" and each.found is None:
+            # Before its drives, which are missing too.
+            calls.insert(0, add_controller(made))
+        elif each.key in drives:
+            calls.append(attach(made, drives[each.key]))
+        elif each.found is None and (each.key in _DRIVES or each.key == "storagecontrollertype0"):
+            continue  # of the same controller
+        elif each.key not in settable:
+            return None
+    return (modify(made, version), *calls)

@@ -149,14 +149,17 @@ def test_dmi_text_fits_the_firmwares_table() -> None:
 
 @pytest.mark.parametrize("profile", GUESTS)
 def test_virtualbox_runs_as_the_guests_user_and_can_gain_nothing(profile: Profile) -> None:
-    words = vboxmanage.manager(guest(profile), Path("/run/x"))
+    words = vboxmanage.manager(profile, Path("/run/x"))
     assert f"--reuid={guest(profile).user}" in words
     assert {"--no-new-privs", "--bounding-set=-all", "--reset-env"} <= set(words)
     assert (words[:2] == ("/usr/bin/unshare", "--net")) == (profile is Profile.APP_GUEST)
 
 
 def test_each_level_of_trust_has_a_virtualbox_of_its_own() -> None:
-    places = {each.profile: vboxmanage.home(each, Path("/run/x")) for each in plan(i2p=True).guests}
+    places = {
+        each.profile: vboxmanage.home(each.profile, Path("/run/x"))
+        for each in plan(i2p=True).guests
+    }
     assert places[Profile.TOR_GUEST] == places[Profile.I2P_GUEST] != places[Profile.APP_GUEST]
     longest = vboxmanage.socket_id(Path("/run/" + "x" * 78) / vboxmanage.HOMES[0])
     assert len(f"/tmp/.vbox-{longest}-ipc/ipcd") <= 107

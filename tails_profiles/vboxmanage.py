@@ -172,7 +172,7 @@ class Machine:
         return self.folder / self.profile / f"{self.profile}.vbox"
 
 
-def machine(guest: GuestPlan, plan: LaunchPlan) -> Machine:
+def machine(guest: GuestPlan, plan: LaunchPlan, version: Version) -> Machine:
     """Everything that the machine of ``guest`` must be."""
     groups = (
         *virtualbox.identity(guest.token, guest.settings_tag, guest.machine.uuid, "bios"),
@@ -198,6 +198,9 @@ def machine(guest: GuestPlan, plan: LaunchPlan) -> Machine:
         if _numberless(key[0])[0] in _SINCE
     }
     extradata = dict(pair for group in groups for pair in group.extradata)
+    if version < Version(7, 0):
+        # A key that its NAT engine does not know stops the machine.
+        extradata = {key: value for key, value in extradata.items() if key not in _LOCALHOST}
     return Machine(
         guest.profile,
         guest.machine.uuid,
@@ -210,6 +213,9 @@ def machine(guest: GuestPlan, plan: LaunchPlan) -> Machine:
         {**extradata, MARK: guest.profile.value},
         (Medium(0, 0, plan.image), Medium(0, 1, guest.settings_disk)),
     )
+
+
+_LOCALHOST = frozenset(map(virtualbox.localhost_key, range(1, virtualbox.ADAPTERS + 1)))
 
 
 def _options(words: Iterable[str]) -> Options:
@@ -457,7 +463,6 @@ _SHOWN: Mapping[str, str] = {
     "mouse": "hidpointing",
     "nat-enable-tftpN": "enableTFTP",
     "nat-forward-broadcastN": "forwardBroadcast",
-    "nat-localhostreachableN": "localhostReachable",
     "nat-netN": "natnetN",
     "nested-hw-virt": "nested-hw-virt",
     "nicN": "nicN",
@@ -476,14 +481,15 @@ _SHOWN: Mapping[str, str] = {
     "vram": "vram",
     "vrde": "vrde",
 }
-#: Flags that it does not show. They go with all others in one call, which is done whole or not at
+#: Flags that it does not show, or (``nat-localhostreachableN``) that its service forgets and
+#: extradata decide. They go with all others in one call, which is done whole or not at
 #: all, before each start.
 UNSHOWN = frozenset(
     (
         "audio-enabled", "bios-pxe-debug", "cpu-hotplug", "ibpb-on-vm-entry", "ibpb-on-vm-exit",
         "l1d-flush-on-sched", "l1d-flush-on-vm-entry", "mds-clear-on-sched",
         "mds-clear-on-vm-entry", "nat-dns-host-resolverN", "nat-dns-pass-domainN", "nat-dns-proxyN",
-        "nic-promiscN", "spec-ctrl", "usb-card-reader",
+        "nat-localhostreachableN", "nic-promiscN", "spec-ctrl", "usb-card-reader",
     )
 )  # fmt: skip
 #: Values that are shown in other words.
@@ -494,15 +500,14 @@ _OTHER_WORDS: Mapping[tuple[str, str], str] = {
     ("forwardBroadcast", "off"): "0",
     ("hidkeyboard", "ps2"): "ps2kbd",
     ("hidpointing", "ps2"): "ps2mouse",
-    ("localhostReachable", "off"): "0",
     ("uart1", "0x3f8,4"): "0x03f8,4",
 }
 #: Read in what 7.2 shows. An older VirtualBox may not show them; what it shows is compared.
 _SHOWN_BY_72 = frozenset(
     (
         "accelerate3d", "audio", "autostart-enabled", "bootmenu", "clipboard_file_transfers",
-        "enableTFTP", "forwardBroadcast", "hpet", "localhostReachable", "nested-hw-virt",
-        "recording_enabled", "tracing-allow-vm-access", "tracing-enabled",
+        "enableTFTP", "forwardBroadcast", "hpet", "nested-hw-virt", "recording_enabled",
+        "tracing-allow-vm-access", "tracing-enabled",
     )
 )  # fmt: skip
 

@@ -273,6 +273,9 @@ def _adapter(number: int, link: LinkConstants) -> Group:
                     ("nat-dns-host-resolver", "off"),
                 ),
             ),
+            # VirtualBox 7.2 forgets "nat-localhostreachable off" when its service starts anew, five
+            # seconds after the last program that used it: its settings file holds no "off".
+            ((localhost_key(number), "0"),),
             left=flags(
                 *traced,
                 ("nat-forward-broadcast", "off"),
@@ -294,6 +297,11 @@ def _adapter(number: int, link: LinkConstants) -> Group:
         ),
         left=flags(*traced),
     )
+
+
+def localhost_key(number: int) -> str:
+    """Extradata that decide whether the guest reaches this host's 127.0.0.1; 7.0 and newer."""
+    return f"{_DEVICES}virtio-net/{number - 1}/LUN#0/Config/LocalhostReachable"
 
 
 def clock(*, exact: bool) -> Group:

@@ -100,7 +100,7 @@ def fill(directory: Path) -> None:
 
 
 def changed(guest: GuestPlan, made: LaunchPlan, extradata: Mapping[str, str]) -> vboxmanage.Machine:
-    machine = vboxmanage.machine(guest, made)
+    machine = vboxmanage.machine(guest, made, vboxmanage.NEWEST)
     return dataclasses.replace(machine, extradata={**machine.extradata, **extradata})
 
 

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from tails_profiles import (
     __version__,
+    auditor,
     boot,
     firewall,
     launch_steps,
@@ -187,6 +188,12 @@ def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has 
     start = _add(actions, "host start", _host_start)
     stop = _add(actions, "host stop", _host_stop)
     status = _add(actions, "host status", _host_status)
+    audit = _add(actions, "host audit", _host_audit)
+    audit.add_argument("vm", metavar="VM", help="its name or UUID; in QEMU its process id, too")
+    audit.add_argument("--hypervisor", choices=recipe.HYPERVISORS,
+                       help="whose it is (default: every one is asked)")  # fmt: skip
+    audit.add_argument("--profile", choices=[profile.value for profile in GUESTS],
+                       help="the guest it is to be (default: as its token says)")  # fmt: skip
     for action in (plan, start):
         action.add_argument("--hypervisor", choices=("qemu",), default="qemu")
         action.add_argument("--image", type=Path, required=True, metavar="FILE",
@@ -201,7 +208,8 @@ def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has 
                             help="sockets and state (default: %(default)s)")  # fmt: skip
     plan.add_argument("--format", choices=("shell", "json"), default="shell",
                       help="default: shell")  # fmt: skip
-    _add_json(status)
+    for action in (status, audit):
+        _add_json(action)
 
 
 def _print_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
@@ -460,6 +468,16 @@ def _host_status(arguments: argparse.Namespace) -> int:
     if found["rules"] is False:
         sys.stdout.write("the host's rules are NOT in force: stop the guests\n")
     return 0
+
+
+def _host_audit(arguments: argparse.Namespace) -> int:
+    profile = None if arguments.profile is None else Profile(arguments.profile)
+    report = auditor.audit(arguments.vm, arguments.hypervisor, profile)
+    if arguments.json:
+        _print_json(report.to_json())
+    else:
+        sys.stdout.writelines(f"{_harmless(line)}\n" for line in report.lines())
+    return 1 if report.deviations else 0
 
 
 def _guest_line(guest: Mapping[str, Any]) -> str:

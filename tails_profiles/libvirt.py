@@ -6,7 +6,7 @@ the guest would learn the real one's address, and the constant addresses would n
 """
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from xml.sax.saxutils import escape
 
 from tails_profiles.constants import (
@@ -22,10 +22,31 @@ from tails_profiles.constants import (
 from tails_profiles.launch import Machine
 from tails_profiles.profile import Profile, token
 from tails_profiles.qemu import CPU_MODEL
+from tails_profiles.virtualbox import STORAGE
 
 #: UDP ports of the host's loopback, the gateway's end and app-guest's.
 PORTS = {TOR_SEGMENT: (17121, 17123), I2P_SEGMENT: (17131, 17133)}
 WIDTH = 100
+
+#: Extensions by which a domain hands words to QEMU that libvirt does not read.
+PREFIXES = {"http://libvirt.org/schemas/domain/qemu/1.0": "qemu"}
+#: Devices that no guest has, and what each would open.
+NEVER: Mapping[str, str] = {
+    "disk": STORAGE,
+    "filesystem": "A folder of this host: files pass, and its clock and disk show.",
+    "channel": "A way to agents and to programs of this host: clipboard, files, commands.",
+    "redirdev": "USB devices of whoever looks at the screen.",
+    "hostdev": "A device of this host.",
+    "sound": "This host's microphone and loudspeaker.",
+    "vsock": "A socket to this host, which no network's rules see.",
+    "tpm": "A chip with keys of its own, which are one machine's alone.",
+    "serial": "A port that leads to this host.",
+    "parallel": "A port that leads to this host.",
+    "console": "A port that leads to this host.",
+    "smartcard": "Smart cards of this host.",
+    "shmem": "Memory that other machines and programs of this host have too.",
+    "interface": "Another way out; a card that the guest does not know ends in quarantine.",
+}
 
 
 def domain(
@@ -35,12 +56,12 @@ def domain(
     return (
         "<domain type='kvm'>",
         f"  <name>{escape(name)}</name>",
-        *_why("The machine's own UUID; how much memory and how many processors this host has."),
+        *_why("The machine's own UUID; how many processors this host has."),
         f"  <uuid>{machine.uuid}</uuid>",
-        *_why("dumpCore, nosharepages: guest memory in core files and in shared pages."),
+        f"  <vcpu placement='static'>{machine.processors}</vcpu>",
+        *_why("How much memory this host has; guest memory in core files and in shared pages."),
         f"  <memory unit='MiB' dumpCore='off'>{machine.memory}</memory>",
         "  <memoryBacking><nosharepages/></memoryBacking>",
-        f"  <vcpu placement='static'>{machine.processors}</vcpu>",
         *_sysinfo(profile),
         *_firmware(firmware),
         *_why("VMware's port, SMM, performance counters, the hypervisor's leaf."),
@@ -56,6 +77,11 @@ def domain(
         "    <feature policy='disable' name='hypervisor'/>",
         "  </cpu>",
         *_clock(clock_range),
+        *_why(
+            "A second boot, which would begin with the uplink plugged in, and panics without end."
+        ),
+        "  <on_reboot>destroy</on_reboot>",
+        "  <on_crash>destroy</on_crash>",
         *_why("Sleep states."),
         "  <pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm>",
         "  <devices>",
@@ -89,8 +115,10 @@ def _sysinfo(profile: Profile) -> tuple[str, ...]:
 
     board = (("manufacturer", "vendor"), ("version", "version"), ("serial", "serial"))
     return (
-        *_why("The token, in the BIOS vendor and the serial number: both are read, one would do."),
-        *_why("The others: names, versions and dates of QEMU. Types 4 and 17 keep theirs."),
+        *_why(
+            "The token, in the BIOS vendor and the serial number: both are read, one would do. The"
+            " others: names, versions and dates of QEMU. Types 4 and 17 keep theirs."
+        ),
         "  <sysinfo type='smbios'>",
         *_entries(
             "bios",
@@ -130,13 +158,13 @@ def _firmware(firmware: str) -> tuple[str, ...]:
 
 def _clock(clock_range: int) -> tuple[str, ...]:
     draw = (
-        f"Write another number from -{clock_range} to {clock_range} before each start: this host's"
-        " time. "
+        f"This host's time: write a number from -{clock_range} to {clock_range} in place of 0,"
+        " another one before each start."
         if clock_range
-        else ""
+        else "UTC, and exact; I2P refuses what differs."
     )
     return (
-        *_why(f"{draw}Clocks that would go on telling it."),
+        *_why(f"{draw} Clocks that would go on telling this host's."),
         "  <clock offset='variable' adjustment='0' basis='utc'>",
         "    <timer name='rtc' track='guest'/>",
         "    <timer name='kvmclock' present='no'/>",
@@ -197,11 +225,13 @@ def _interface(profile: Profile, link: LinkConstants) -> tuple[str, ...]:
         address = UPLINK.network.network_address
         return (
             *_why(
-                f"{link.name}: NAT with constant addresses. It offers IPv6 as well, and 10.0.2.2 is"
-                " this host's loopback: the guest's rules close both, and so should this host's.",
+                f"{link.name}: NAT with constant addresses. Unplugged until the guest's rules are"
+                " in force: see above. It offers IPv6 as well, and 10.0.2.2 is this host's"
+                " loopback: the guest's rules close both, and so should this host's.",
                 "    ",
             ),
             "    <interface type='user'>",
+            "      <link state='down'/>",
             f"      <ip family='ipv4' address='{address}' prefix='{UPLINK.network.prefixlen}'/>",
             *device,
         )

@@ -16,16 +16,20 @@ from tails_profiles.constants import (
     DMI,
     DMI_OEM_STRINGS,
     LINK_GROUP,
+    LINKS,
     MEDIUM_MODEL,
     MEDIUM_SERIAL,
     MEDIUM_VERSION,
     UPLINK,
     LinkConstants,
 )
-from tails_profiles.launch import GuestPlan, LaunchPlan
-from tails_profiles.profile import Profile
+from tails_profiles.launch import GuestPlan, LaunchPlan, Machine
+from tails_profiles.profile import Profile, token
 
 QEMU = "/usr/bin/qemu-system-x86_64"
+#: What stands for the path of the live image in a recipe, and where its sockets are.
+IMAGE = "IMAGE.iso"
+LINK_DIRECTORY = "links"
 MACHINE = (
     "q35,vmport=off,smbus=off,smm=off,usb=off,hpet=off,dump-guest-core=off,mem-merge=off,"
     f"x-oem-id={ACPI_OEM_ID},x-oem-table-id={ACPI_TABLE_ID}"
@@ -160,7 +164,7 @@ def qemu_argv(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
         ("-rtc", f"base={guest.clock:%Y-%m-%dT%H:%M:%S},clock=vm"),
         identity(guest.token, guest.settings_tag, guest.machine.uuid).words,
         medium(str(plan.image)).words,
-        _settings_disk(guest),
+        settings_disk(str(guest.settings_disk)).words,
         *(_nic(guest, plan, link) for link in guest.links),
         _screen(guest),
         _channels(guest),
@@ -265,10 +269,14 @@ def medium(image: str) -> Options:
     )
 
 
-def _settings_disk(guest: GuestPlan) -> tuple[str, ...]:
-    return (
-        "-blockdev", _drive("settings", str(guest.settings_disk)),
-        "-device", "virtio-blk-pci,drive=settings,serial=settings",
+def settings_disk(path: str) -> Options:
+    """The drive with a guest's settings."""
+    return Options(
+        "Read-only: what a guest is told, and nothing that it could leave behind.",
+        (
+            "-blockdev", _drive("settings", path),
+            "-device", "virtio-blk-pci,drive=settings,serial=settings",
+        ),
     )  # fmt: skip
 
 
@@ -368,3 +376,42 @@ NO_CHANNELS = Options(
     "No monitor within a guest's or another user's reach, no port, no sound.",
     ("-monitor", "none", "-parallel", "none"),
 )
+
+CLOCK = "This host's time: a start of its own, and then its own pace."
+
+#: Who runs a machine that somebody starts by hand.
+OWN_USER = (
+    "As a user of its own, whose packets to this host's own addresses are dropped; the guest itself"
+    " refuses private ranges."
+)
+NO_NETWORK = (
+    "In an empty network namespace: whoever breaks out of the machine has no network there either."
+)
+
+
+def by_hand(profile: Profile, hardware: Machine, firmware: Options | None) -> Iterator[Options]:
+    """Every option but the name and the clock, for a machine that somebody starts by hand."""
+    yield identity(token(profile), "", hardware.uuid)
+    if firmware is not None:
+        yield firmware
+    yield from machine(kvm=True)
+    yield size(hardware.memory, hardware.processors)
+    yield medium(IMAGE)
+    for link in LINKS[profile]:
+        yield uplink(link) if link.is_uplink else inner_link(profile, link, LINK_DIRECTORY)
+    if hardware.screen:
+        yield graphics(hardware.screen)
+    yield Options(
+        "The screen, for a VNC viewer that takes a socket; no clipboard, no files.",
+        (
+            *(() if hardware.screen else ("-vga", "std")),
+            "-display", "none", "-vnc", f"unix:{LINK_DIRECTORY}/{profile}.screen,share=ignore",
+        ),
+    )  # fmt: skip
+    yield Options(
+        NO_CHANNELS.why,
+        (
+            *NO_CHANNELS.words, "-serial", "none",
+            "-qmp", f"unix:{LINK_DIRECTORY}/{profile}.qmp,server=on,wait=off",
+        ),
+    )  # fmt: skip

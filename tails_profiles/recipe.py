@@ -23,8 +23,7 @@ FIRMWARES = ("bios", "efi")
 
 #: Where Debian's package ovmf has the firmware.
 OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-#: What stands for the path of the live image.
-IMAGE = "IMAGE.iso"
+IMAGE = qemu.IMAGE
 WIDTH = 100
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f/]{1,80}")
@@ -161,6 +160,7 @@ def _virtualbox(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
         *virtualbox.identity(token(profile), "", machine.uuid, firmware),
         *virtualbox.network(profile),
         *virtualbox.CHANNELS,
+        virtualbox.ONE_BOOT,
         *virtualbox.hardware(profile, machine.memory, machine.processors, machine.screen),
     )
     for group in groups:
@@ -205,9 +205,7 @@ def _virtualbox_start(profile: Profile, name: str) -> Iterator[str]:
             " token, or hangs, never sees a network."
         )
         yield f"# VBoxManage controlvm {name} setlinkstate1 on"
-    yield from _comment(
-        "What the front end told it about this host: its language and VirtualBox's version."
-    )
+    yield from _comment(virtualbox.HOST_PROPERTIES_WHY)
     for path in virtualbox.HOST_PROPERTIES:
         yield f"# VBoxManage guestproperty delete {name} {path}"
 
@@ -227,40 +225,22 @@ def _qemu(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
     yield ""
     yield "qemu=("
     yield f"    qemu-system-x86_64 -name {shlex.quote(qemu.escape_option_value(vm))}"
-    for options in (
-        qemu.identity(token(profile), "", machine.uuid),
-        *_qemu_firmware(firmware),
-        *qemu.machine(kvm=True),
-        qemu.size(machine.memory, machine.processors),
-    ):
+    for options in qemu.by_hand(profile, machine, qemu_firmware(firmware)):
         yield from _qemu_lines(options)
-    yield from _comment("This host's time: a start of its own, and then its own pace.", "    ")
+    yield from _comment(qemu.CLOCK, "    ")
     yield (f'    -rtc "base=$(date -u -d "{_clock_offset(profile, 1)} seconds" +%FT%T),clock=vm"')
-    yield from _qemu_lines(qemu.medium(IMAGE))
-    for link in LINKS[profile]:
-        options = qemu.uplink(link) if link.is_uplink else qemu.inner_link(profile, link, "links")
-        yield from _qemu_lines(options)
-    if machine.screen:
-        yield from _qemu_lines(qemu.graphics(machine.screen))
-    yield from _comment(
-        "The screen, for a VNC viewer that takes a socket; no clipboard, no files.", "    "
-    )
-    if not machine.screen:
-        yield "    -vga std"
-    yield f"    -display none -vnc unix:links/{profile}.screen,share=ignore"
-    yield from _qemu_lines(qemu.NO_CHANNELS)
-    yield "    -serial none"
-    yield f"    -qmp unix:links/{profile}.qmp,server=on,wait=off"
     yield ")"
     yield from _qemu_runner(profile)
 
 
-def _qemu_firmware(firmware: str) -> Iterator[qemu.Options]:
-    if firmware == "efi":
-        yield qemu.Options(
-            "UEFI, of Debian's package ovmf, without variables that would outlast the machine.",
-            ("-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}"),
-        )
+def qemu_firmware(firmware: str) -> qemu.Options | None:
+    """What a QEMU boots with, where it is not its own BIOS."""
+    if firmware != "efi":
+        return None
+    return qemu.Options(
+        "UEFI, of Debian's package ovmf, without variables that would outlast the machine.",
+        ("-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}"),
+    )
 
 
 def _qemu_lines(options: qemu.Options) -> Iterator[str]:
@@ -271,10 +251,7 @@ def _qemu_lines(options: qemu.Options) -> Iterator[str]:
 def _qemu_runner(profile: Profile) -> Iterator[str]:
     yield ""
     if profile.is_gateway:
-        yield from _comment(
-            "As a user of its own, whose packets to this host's own addresses are dropped; the"
-            " guest itself refuses private ranges. This is root's part, once; USER is who runs it:"
-        )
+        yield from _comment(f"{qemu.OWN_USER} This is root's part, once; USER is who runs it:")
         yield "#   nft -f - <<'END'"
         yield "#   table inet own_gateways {"
         yield "#       chain out {"
@@ -285,10 +262,7 @@ def _qemu_runner(profile: Profile) -> Iterator[str]:
         yield "#   END"
         yield '"${qemu[@]}"'
     else:
-        yield from _comment(
-            "In an empty network namespace: whoever breaks out of the machine has no network there"
-            " either."
-        )
+        yield from _comment(qemu.NO_NETWORK)
         yield 'unshare --user --map-current-user --net -- "${qemu[@]}"'
     yield ""
     yield "# To press its power button:"
@@ -300,8 +274,18 @@ def _qemu_runner(profile: Profile) -> Iterator[str]:
 
 def _libvirt(profile: Profile, vm: str, firmware: str) -> Iterator[str]:
     yield f"<!-- {profile} in libvirt 9.0 or newer, with QEMU and KVM: virsh define FILE."
-    yield "     Write the live image's path in place of /IMAGE.iso. Add no filesystem, channel,"
-    yield "     redirdev, hostdev, sound, vsock, tpm or other interface."
+    for line in textwrap.wrap(
+        "Write the live image's path in place of /IMAGE.iso. Add no other device, above all no "
+        + ", ".join(libvirt.NEVER)
+        + ".",
+        WIDTH - 5,
+    ):
+        yield f"     {line}"
+    if profile.is_gateway:
+        mac = LINKS[profile][0].mac
+        yield f"     Plug the uplink in once its first screen says {profile}: a machine that lost"
+        yield "     its token, or hangs, never sees a network:"
+        yield f"     virsh domif-setlink NAME {mac} up"
     if profile is Profile.APP_GUEST:
         yield "     libvirt runs this machine in this host's own network: whoever breaks out of it"
         yield "     into QEMU is there. 'tails-profiles host' and the recipe for QEMU do better."

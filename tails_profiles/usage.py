@@ -200,4 +200,22 @@ and at Ctrl-C, everything that was started is stopped. Needs root.
         "Say which guests were started here, and whether they run.\n",
         (("tails-profiles host status --json", "for a program"),),
     ),
+    "host audit": Help(
+        "compare a virtual machine of your own with its recipe",
+        """\
+Read a virtual machine of VirtualBox, libvirt or QEMU, and name every setting that is not
+as 'token' prints it, each with what it opens, the worst first: network (a way past the
+gateways), channel (something between guest and host), unknown (nobody's recipe has it),
+identity (what the guest learns of this host). Changes nothing. Which guest it should be
+its token says, or --profile. A machine of QEMU is found while it runs. The exit status
+is 0 only if nothing deviates, and 1 if something does.
+""",
+        (
+            ("tails-profiles host audit Gateway", "whatever it is a machine of"),
+            (
+                "tails-profiles host audit Gateway --hypervisor virtualbox --json",
+                "for a program",
+            ),
+        ),
+    ),
 }

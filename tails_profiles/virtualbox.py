@@ -43,7 +43,11 @@ HOST_PROPERTIES = tuple(
     f"/VirtualBox/HostInfo/{name}"
     for name in ("GUI/LanguageID", "VBoxVer", "VBoxVerExt", "VBoxRev")
 )
+HOST_PROPERTIES_WHY = (
+    "What the front end told it about this host: its language and VirtualBox's version."
+)
 
+NO_OTHER_ADAPTER = "No other way out; any other card ends in quarantine."
 #: Why a machine has one drive, with the image, and no shared folder.
 STORAGE = "A disk would hold what the guest wrote, for whoever looks and for its next start."
 SHARES = "A shared folder shows this host's clock and disk."
@@ -72,6 +76,11 @@ _DMI_KEYS: Mapping[str, str] = {
 _NUMBER = re.compile(r"(0[xX])?[0-9a-fA-F]+")
 
 
+def dmi_base(firmware: str) -> str:
+    """What the keys of the firmware's DMI strings begin with."""
+    return f"{_DEVICES}{FIRMWARE_DEVICES[firmware]}/0/Config/"
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Flags of one ``modifyvm`` call and pairs for ``setextradata``, and the leak they close.
@@ -95,7 +104,7 @@ def text(value: str) -> str:
 
 def identity(token: str, asset_tag: str, uuid: UUID, firmware: str) -> tuple[Group, ...]:
     """The token, and constants in place of every string that VirtualBox would fill in."""
-    base = f"{_DEVICES}{FIRMWARE_DEVICES[firmware]}/0/Config/"
+    base = dmi_base(firmware)
     carriers = {"bios_vendor": token, "product_serial": token}
     rest = {name: value for name, value in DMI.items() if name in _DMI_KEYS}
     rest["chassis_asset_tag"] = asset_tag
@@ -235,7 +244,7 @@ def adapters(links: Sequence[LinkConstants]) -> tuple[Group, ...]:
     return (
         *(_adapter(number, link) for number, link in enumerate(links, start=1)),
         Group(
-            "No other way out; any other card ends in quarantine.",
+            NO_OTHER_ADAPTER,
             tuple(
                 word
                 for number in range(len(links) + 1, ADAPTERS + 1)

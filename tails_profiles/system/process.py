@@ -4,6 +4,8 @@
 import logging
 import os
 import subprocess
+import tempfile
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,43 @@ def run(command: Command, *, ok: Collection[int] = (0,), timeout: float = TIMEOU
     if done.returncode not in ok:
         raise CommandError(command.display(), done.returncode, done.stderr)
     return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def read(command: Command, *, limit: int, ok: Collection[int] = (0,)) -> Completed:
+    """What a command prints, at most ``limit`` bytes, in the C locale with UTF-8.
+
+    For answers that somebody else's data are in. Raises CommandNotFoundError, and CommandError
+    when the status is not in ``ok``, the time is over, or there is more.
+    """
+    log.debug("running %s", command.display())
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                command.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "LC_ALL": "C.UTF-8"},
+            )
+        except FileNotFoundError as err:
+            raise CommandNotFoundError(command.argv[0]) from err
+        except OSError as err:
+            raise CommandError(command.display(), 126, str(err)) from err
+        watch = threading.Timer(TIMEOUT, process.kill)
+        watch.start()
+        with process:
+            answer = process.stdout.read(limit + 1) if process.stdout else b""
+            if len(answer) > limit:
+                process.kill()
+        late = not watch.is_alive()
+        watch.cancel()
+        errors.seek(0)
+        words = errors.read(limit).decode(errors="replace")
+    if len(answer) > limit:
+        raise CommandError(command.display(), None, f"it printed more than {limit} bytes")
+    if late or process.returncode not in ok:
+        raise CommandError(command.display(), None if late else process.returncode, words)
+    return Completed(process.returncode, answer.decode(errors="replace"), words)
 
 
 def spawn(command: Command, log: Path) -> int:

@@ -13,6 +13,10 @@ PACKAGE = TOP / "tails_profiles"
 LIBRARIES = {"dmidecode", "qemu", "pyudev", "stem", "systemd", "jinja2", "subprocess"}
 PURE = (
     "announce",
+    "audit",
+    "audit_libvirt",
+    "audit_qemu",
+    "audit_virtualbox",
     "bridges",
     "command",
     "constants",
@@ -38,6 +42,7 @@ PURE = (
     "usage",
     "vboxmanage",
     "virtualbox",
+    "virtualbox_machine",
 )
 STEPS = ("lockdown", "firewall", "links")
 

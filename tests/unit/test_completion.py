@@ -91,6 +91,8 @@ def test_profiles_and_only_one() -> None:
         (("token", "--hypervisor", "=", "q"), ["qemu"]),
         (("token", "--hypervisor", "="), [*recipe.HYPERVISORS]),
         (("host", "plan", "--hypervisor", ""), ["qemu"]),
+        (("host", "audit", "--hypervisor", ""), [*recipe.HYPERVISORS]),
+        (("host", "audit", "vm", "--profile", ""), [*GUESTS]),
         (("token", "tor-guest", "--firmware", ""), [*recipe.FIRMWARES]),
         (("render", "tor-guest", "--variant", ""), [*firewall.variants(Profile.TOR_GUEST)]),
         (("render", "tor-guest", "--link", ""), [*firewall.link_tables(Profile.TOR_GUEST)]),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles import cli, launch_steps, running, selftest, usage
+from tails_profiles import audit, cli, launch_steps, running, selftest, usage
 from tails_profiles.cli import build_parser, main
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile
@@ -128,6 +128,10 @@ def test_manual_names_every_json_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("check", selftest.report(Profile.APP_GUEST, tried, asked, watched=True).to_json()),
         ("host plan", launch_steps.to_json(plan, launch_steps.steps(plan, SEEDS))),
         ("host status", [running.status(tmp_path), guest]),
+        (
+            "host audit",
+            audit.report("vm", "qemu", Profile.TOR_GUEST, [audit.unknown("a", "b")]).to_json(),
+        ),
     ):
         section = re.search(rf'^\.BR "?{command}"? .*?^\.(TP|SS)', MANUAL, re.M | re.S)
         assert section

@@ -43,7 +43,8 @@ _ADDED = re.compile(
 _ADDED_ELEMENTS = re.compile(
     r"""
     controller\ .*model='(pcie-root|pcie-root-port|pcie-to-pci-bridge)'.*
-    | controller\ .*type='sata'.* | input\ .*bus='ps2'.* | watchdog\ .*model='itco'.*
+    | controller\ .*type='(sata|virtio-serial)'.*
+    | input\ .*bus='ps2'.* | watchdog\ .*model='itco'.*
     | emulator:\ /usr/(bin|libexec)/(qemu-system-x86_64|qemu-kvm|kvm)
     | timer\ name='[a-z]+'\ present='no' | feature\ .*policy='disable'.*
     """,
@@ -175,9 +176,11 @@ class _Comparison:
     def compare(self, expected: _Node, found: _Node, path: str) -> Iterator[Deviation]:
         """Every way in which ``found`` is not ``expected``."""
         values = list(self._attributes(expected, found, path))
-        yield from values
-        if path and any(each.setting.rpartition("@")[2] in _KINDS for each in values):
+        kinds = [each for each in values if each.setting.rpartition("@")[2] in _KINDS]
+        if path and kinds:
+            yield from kinds
             return
+        yield from values
         if expected.text or found.text:
             yield from self._value(path, expected.text, found.text, expected.why)
         ours, theirs = _by_key(expected.children), _by_key(found.children)

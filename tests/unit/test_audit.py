@@ -1,0 +1,535 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The audit's decisions: whatever is changed in a machine of the recipe is named, wherever it is.
+
+What the real programs say of machines is in tests/virtualbox, tests/lab and tests/vm.
+"""
+
+import copy
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tails_profiles import (
+    audit,
+    audit_libvirt,
+    audit_qemu,
+    audit_virtualbox,
+    auditor,
+    libvirt,
+    qemu,
+    recipe,
+    virtualbox,
+    virtualbox_machine,
+)
+from tails_profiles.audit import Deviation, Opens
+from tails_profiles.errors import AuditError
+from tails_profiles.launch import CLOCK_RANGE, MACHINES
+from tails_profiles.profile import GUESTS, SETTINGS_TAG, Profile, token
+from tests.unit.test_launch import FACTS, plan
+
+TOR, APP = Profile.TOR_GUEST, Profile.APP_GUEST
+BANNER = """\
+WARNING: The character device /dev/vboxdrv does not exist.
+\t Please install the virtualbox-dkms package and the appropriate
+\t headers, most likely linux-headers-generic.
+
+\t You will not be able to start VMs until this problem is fixed.
+"""
+
+
+# ---- the report
+
+
+def test_report_has_the_worst_first_and_each_once() -> None:
+    rows = [Deviation(each.value, "a", "b", each, "c.") for each in reversed(Opens)]
+    report = audit.report("vm", "qemu", TOR, [*rows, *rows])
+    assert [each.opens for each in report.deviations] == [*Opens]
+    assert next(iter(report.lines())) == "network: network is a, not b. c."
+
+
+def test_report_without_a_deviation_says_so() -> None:
+    assert [*audit.report("vm", "qemu", TOR, []).lines()] == [
+        "vm is tor-guest as the recipe has it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, "no field carries a token"),
+        ({"bios_vendor": "tails-profile:tor-gest"}, "bios_vendor: "),
+        ({"bios_vendor": token(TOR), "product_serial": token(APP)}, "two tokens"),
+        ({"chassis_asset_tag": SETTINGS_TAG}, "it promises settings without a token"),
+    ],
+)
+def test_machine_whose_guest_is_not_clear_needs_a_profile(
+    fields: Mapping[str, str], reason: str
+) -> None:
+    every = dict.fromkeys(("bios_vendor", "product_serial", "chassis_asset_tag"), "") | dict(fields)
+    with pytest.raises(AuditError, match=reason):
+        audit.profile_of(every, None)
+    assert audit.profile_of(every, APP) is APP
+
+
+def test_xml_with_a_document_type_is_refused() -> None:
+    with pytest.raises(AuditError, match="document type"):
+        audit.parse_xml('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "it")
+    with pytest.raises(AuditError, match="it is no XML"):
+        audit.parse_xml("<a>", "it")
+
+
+# ---- libvirt
+
+
+def domain(profile: Profile, firmware: str = "bios") -> ElementTree.Element:
+    """The recipe with the number that it asks for."""
+    lines = libvirt.domain(profile, "vm", firmware, MACHINES[profile], round(CLOCK_RANGE[profile]))
+    made = ElementTree.fromstring("\n".join(lines))
+    if CLOCK_RANGE[profile]:
+        made.find("clock").set("adjustment", "2")  # type: ignore[union-attr]
+    return made
+
+
+def libvirt_settings(made: ElementTree.Element, profile: Profile) -> list[str]:
+    text = ElementTree.tostring(made, encoding="unicode")
+    return [each.setting for each in audit_libvirt.audit("vm", [text], profile).deviations]
+
+
+#: What may be another, and what nobody sees.
+FREE = {"name", "source", "type"}
+
+
+def changes(made: ElementTree.Element) -> Iterator[tuple[str, ElementTree.Element]]:
+    """A copy with each attribute and text of the domain changed, and with each element gone."""
+    for number, element in enumerate(made.iter()):
+        for name in element.attrib:
+            changed = copy.deepcopy(made)
+            [*changed.iter()][number].set(name, "another")
+            yield f"{element.tag}@{name}", changed
+        if (element.text or "").strip():
+            changed = copy.deepcopy(made)
+            [*changed.iter()][number].text = "another"
+            yield element.tag, changed
+        for position in range(len(element)):
+            changed = copy.deepcopy(made)
+            parent = [*changed.iter()][number]
+            gone = parent[position]
+            parent.remove(gone)
+            yield f"without {gone.tag}", changed
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_whatever_is_changed_in_a_domain_is_named(profile: Profile) -> None:
+    made = domain(profile)
+    assert libvirt_settings(made, profile) == []
+    tried = 0
+    for what, changed in changes(made):
+        named = libvirt_settings(changed, profile)
+        if what in {"name", "source@file", "without name"}:
+            continue
+        if what == "without interface" and profile is APP and named == []:
+            # The second one, which app-guest may do without.
+            assert len(changed.findall("devices/interface")) == 1
+            continue
+        assert named, what
+        tried += 1
+    assert tried > 100
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_whatever_is_added_to_a_domain_is_named(profile: Profile) -> None:
+    made = domain(profile)
+    places = [*made.iter()]
+    for number, place in enumerate(places):
+        for tag in ("interface", "unheard-of"):
+            changed = copy.deepcopy(made)
+            ElementTree.SubElement([*changed.iter()][number], tag, {"type": "user"})
+            assert len(libvirt_settings(changed, profile)) == 1, (place.tag, tag)
+        changed = copy.deepcopy(made)
+        [*changed.iter()][number].set("unheard-of", "1")
+        assert [name.rpartition("@")[2] for name in libvirt_settings(changed, profile)] == [
+            "unheard-of"
+        ]
+
+
+@pytest.mark.parametrize("tag", libvirt.NEVER)
+def test_device_that_no_guest_has_is_named_with_its_own_words(tag: str) -> None:
+    made = domain(APP)
+    ElementTree.SubElement(made.find("devices"), tag)  # type: ignore[arg-type]
+    text = ElementTree.tostring(made, encoding="unicode")
+    (found,) = audit_libvirt.audit("vm", [text], None).deviations
+    assert found.leak == libvirt.NEVER[tag]
+    assert found.opens is (Opens.NETWORK if tag == "interface" else Opens.CHANNEL)
+
+
+@pytest.mark.parametrize(("unit", "amount"), [("KiB", 2 << 20), ("MiB", 2048), ("GiB", 2)])
+def test_memory_is_compared_in_any_unit(unit: str, amount: int) -> None:
+    made = domain(APP)
+    memory = made.find("memory")
+    assert memory is not None
+    memory.set("unit", unit)
+    memory.text = str(amount)
+    assert libvirt_settings(made, APP) == []
+    memory.text = str(amount + 1)
+    assert libvirt_settings(made, APP) == ["memory"]
+
+
+@pytest.mark.parametrize("text", ["<network/>", "no XML", ""])
+def test_what_is_no_domain_is_refused(text: str) -> None:
+    with pytest.raises(AuditError):
+        audit_libvirt.audit("vm", [text], APP)
+
+
+# ---- QEMU
+
+
+def argv(profile: Profile, firmware: str = "bios") -> list[str]:
+    """The recipe's words."""
+    options = qemu.by_hand(profile, MACHINES[profile], recipe.qemu_firmware(firmware))
+    return [
+        "/usr/bin/qemu-system-x86_64", "-name", "vm",
+        *(word for each in options for word in each.words),
+        "-rtc", "base=2026-01-01T00:00:00,clock=vm",
+    ]  # fmt: skip
+
+
+def qemu_audit(words: list[str], *, root: bool = False, shared: bool = False) -> audit.Report:
+    return audit_qemu.audit("vm", audit_qemu.Process(tuple(words), root, shared), None)
+
+
+def qemu_settings(words: list[str]) -> list[str]:
+    return [each.setting for each in qemu_audit(words).deviations]
+
+
+@pytest.mark.parametrize("firmware", recipe.FIRMWARES)
+@pytest.mark.parametrize("profile", GUESTS)
+def test_process_of_the_recipe_has_nothing_named(profile: Profile, firmware: str) -> None:
+    assert qemu_settings(argv(profile, firmware)) == []
+    # With and without this host's paths.
+    moved = [word.replace("links/", "/srv/a,,b/").replace("IMAGE.iso", "/live.iso")
+             for word in argv(profile, firmware)]  # fmt: skip
+    assert qemu_settings(moved) == []
+
+
+@pytest.mark.parametrize("kvm", [True, False])
+@pytest.mark.parametrize("profile", GUESTS)
+def test_machine_that_host_start_runs_has_nothing_named(profile: Profile, kvm: bool) -> None:
+    made = plan(replace(FACTS, kvm=kvm), i2p=True)
+    guest = next(each for each in made.guests if each.profile is profile)
+    assert qemu_settings([*qemu.qemu_argv(guest, made)]) == []
+
+
+def words_of(option: str) -> Iterator[str]:
+    """Each part of an option's value changed, gone, or with one more."""
+    parts = option.split(",")
+    for number, part in enumerate(parts):
+        name, sign, _ = part.partition("=")
+        yield ",".join([*parts[:number], f"{name}{sign}another", *parts[number + 1 :]])
+        if len(parts) > 1:
+            yield ",".join([*parts[:number], *parts[number + 1 :]])
+    yield f"{option},unheard-of=1"
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_whatever_is_changed_in_the_words_of_a_process_is_named(profile: Profile) -> None:
+    words = argv(profile)
+    tried = 0
+    for number, word in enumerate(words):
+        if number < 3 or word.startswith("-") or "path=" in word or "filename=" in word:
+            continue
+        if words[number - 1] in {"-accel", "-qmp", "-vnc", "-rtc"}:
+            continue
+        for other in words_of(word):
+            named = qemu_settings([*words[:number], other, *words[number + 1 :]])
+            assert named, f"{words[number - 1]} {other}"
+            tried += 1
+    assert tried > 150
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_whatever_option_is_gone_is_named(profile: Profile) -> None:
+    words = argv(profile)
+    for number, word in enumerate(words):
+        if not word.startswith("-") or word in {"-name", "-vnc"}:
+            continue
+        end = number + (1 if number + 1 < len(words) and words[number + 1].startswith("-") else 2)
+        if profile is APP and "i2p" in words[number + 1]:
+            continue
+        assert qemu_settings([*words[:number], *words[end:]]), word
+
+
+MORE = [
+    (["-nic", "user"], "network", "interface"),
+    (["-netdev", "tap,id=x"], "network", "interface"),
+    (["-device", "e1000,netdev=x"], "network", "interface"),
+    (["-virtfs", "local,path=/srv,mount_tag=t,security_model=none"], "channel", "filesystem"),
+    (["-device", "virtio-9p-pci,fsdev=f,mount_tag=t"], "channel", "filesystem"),
+    (["-device", "vhost-user-fs-pci,chardev=c,tag=t"], "channel", "filesystem"),
+    (["-device", "usb-host,vendorid=1"], "channel", "hostdev"),
+    (["-device", "vfio-pci,host=01:00.0"], "channel", "hostdev"),
+    (["-device", "usb-redir,chardev=c"], "channel", "redirdev"),
+    (["-device", "vhost-vsock-pci,guest-cid=3"], "channel", "vsock"),
+    (["-device", "virtserialport,chardev=c"], "channel", "channel"),
+    (["-spice", "port=5900"], "channel", "channel"),
+    (["-device", "ivshmem-plain,memdev=m"], "channel", "shmem"),
+    (["-audiodev", "pa,id=a"], "channel", "sound"),
+    (["-device", "intel-hda"], "channel", "sound"),
+    (["-device", "isa-serial,chardev=c"], "channel", "serial"),
+    (["-device", "tpm-crb,tpmdev=t"], "channel", "tpm"),
+    (["-drive", "file=/d.img"], "channel", "disk"),
+    (["/d.img"], "channel", "disk"),
+    (["-device", "virtio-balloon-pci"], "unknown", ""),
+    (["-device", "pvpanic"], "unknown", ""),
+    (["-nographic"], "unknown", ""),
+    (["--s"], "unknown", ""),
+    (["-unheard-of", "1"], "unknown", ""),
+]
+
+
+@pytest.mark.parametrize(("more", "opens", "never"), MORE, ids=[" ".join(row[0]) for row in MORE])
+def test_one_option_too_many_is_named_alone(more: list[str], opens: str, never: str) -> None:
+    (found,) = qemu_audit([*argv(APP), *more]).deviations
+    assert found.opens == opens
+    assert found.leak == (libvirt.NEVER[never] if never else audit.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "setting"),
+    [
+        ("user,id=uplink", "user,hostfwd=tcp::22-:22,id=uplink", "-netdev hostfwd"),
+        ("user,id=uplink", "user,guestfwd=tcp:10.0.2.9:1-cmd:sh,id=uplink", "-netdev guestfwd"),
+        ("user,id=uplink", "user,smb=/srv,id=uplink", "-netdev smb"),
+        ("user,id=uplink", "user,tftp=/srv,id=uplink", "-netdev tftp"),
+        ("user,id=uplink,ipv6=off", "bridge,id=uplink,br=br0", "-netdev"),
+        ("tails-tor.gateway", "tails-i2p.gateway", "-netdev local.path"),
+        ("virtio-net-pci,netdev=uplink", "e1000,netdev=uplink", "-device"),
+        ("base=2026-01-01T00:00:00,clock=vm", "base=utc,clock=vm", "-rtc base"),
+        ("base=2026-01-01T00:00:00,clock=vm", "base=2026-01-01T00:00:00,clock=host", "-rtc clock"),
+        ("Nehalem,", "host,", "-cpu"),
+        ("kvm=off", "kvm=on", "-cpu kvm"),
+        ("read-only=on", "read-only=off", "-blockdev read-only"),
+        ("unix:links/tor-guest.screen,share=ignore", ":1,share=ignore", "-vnc"),
+        ("unix:links/tor-guest.qmp,server=on", "tcp::4444,server=on", "-qmp"),
+    ],
+)
+def test_changed_word_is_named_alone(old: str, new: str, setting: str) -> None:
+    words = [word.replace(old, new) for word in argv(TOR)]
+    assert words != argv(TOR)
+    assert qemu_settings(words) == [setting]
+
+
+def test_what_is_kvms_alone_means_nothing_without_it() -> None:
+    bare = [word.replace(qemu.CPU_KVM, "") for word in argv(APP)]
+    assert len(qemu_settings(bare)) == 5
+    assert qemu_settings(["tcg" if word == "kvm" else word for word in bare]) == []
+
+
+def test_who_runs_it_counts() -> None:
+    for profile, named in ((APP, ["network namespace", "user"]), (TOR, ["user"])):
+        found = qemu_audit(argv(profile), root=True, shared=True).deviations
+        assert [each.setting for each in found] == named
+
+
+def test_settings_disk_is_taken_exactly_where_it_is_promised() -> None:
+    disk = [*qemu.settings_disk("/s.iso").words]
+    assert qemu_settings([*argv(APP), *disk]) == [
+        f"-blockdev {disk[1]}", f"-device {disk[3]}"
+    ]  # fmt: skip
+    promised = [word.replace(",asset=,sku=", f",asset={SETTINGS_TAG},sku=") for word in argv(APP)]
+    assert qemu_settings([*promised, *disk]) == []
+    assert len(qemu_settings(promised)) == 2
+    writable = [word.replace("read-only=on", "read-only=off") for word in disk]
+    assert qemu_settings([*promised, *writable]) == ["-blockdev read-only"]
+
+
+def test_gateway_says_how_far_it_is_on_a_socket_alone() -> None:
+    def words(profile: Profile, backend: str) -> list[str]:
+        plain = argv(profile)
+        plain[plain.index("-serial") + 1] = "chardev:serial"
+        return [*plain, "-chardev", f"{backend},id=serial"]
+
+    assert qemu_settings(words(TOR, "socket,path=/run/s,server=on")) == []
+    for backend in ("file,path=/s", "socket,host=0.0.0.0,port=4444", "pty"):
+        assert qemu_settings(words(TOR, backend)) == [f"-chardev {backend},id=serial"]
+    assert len(qemu_settings(words(APP, "socket,path=/run/s,server=on"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-name", "a"], {"a"}),
+        (["-name", "guest=a,,b,debug-threads=on", "-uuid", "u"], {"a,b", "u"}),
+        (["-name", "a,process=b"], {"a"}),
+        ([], set()),
+    ],
+)
+def test_names_of_a_process(words: list[str], expected: set[str]) -> None:
+    assert audit_qemu.names(["qemu-system-x86_64", *words]) == expected
+
+
+# ---- VirtualBox
+
+WORDS = st.text(st.characters(blacklist_characters="\0\r", blacklist_categories=["Cs"]))
+KEYS = st.one_of(
+    st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,20}", fullmatch=True),
+    st.from_regex(r'"[A-Za-z][A-Za-z0-9 _-]{0,20}"', fullmatch=True),
+)
+
+
+@given(st.dictionaries(KEYS, WORDS), st.booleans())
+def test_showvminfo_is_read_back_as_it_was_written(values: dict[str, str], banner: bool) -> None:
+    lines = [
+        '{}="{}"'.format(key, value.replace("\\", "\\\\").replace('"', '\\"'))
+        for key, value in values.items()
+    ]
+    text = (BANNER if banner else "") + "".join(f"{line}\n" for line in lines)
+    expected = {key.strip('"'): value for key, value in reversed(values.items())}
+    assert virtualbox_machine.parse_info(text) == expected
+
+
+@given(st.text())
+def test_no_text_breaks_the_parsers(text: str) -> None:
+    virtualbox_machine.parse_info(text)
+    virtualbox_machine.parse_properties(text)
+
+
+def test_showvminfo_as_7_2_22_writes_it() -> None:
+    # Recorded in November 2026: a CPUID leaf takes the line's end away, one line is no setting, and
+    # a description may go on.
+    text = """\
+name="vm"
+memory=320
+cpuid=80000002,00000000,6c696174,72702d73,6c69666f,76207365hwvirtex="on"
+nic1="nat"
+description="x\\"
+nic3="none"
+"
+nic3="nat"
+ rec_screen0
+"IDE-0-0"="/tmp/a b.iso"
+SharedFolderNameMachineMapping1="t"
+vrdeproperty[TCP/Address]=<not set>
+VideoMode="720,400,0"@0,0 1
+"""
+    found = virtualbox_machine.parse_info(BANNER + text)
+    assert found["nic3"] == "nat"
+    assert found["memory"] == "320"
+    assert found["IDE-0-0"] == "/tmp/a b.iso"
+    assert found["vrdeproperty[TCP/Address]"] == "<not set>"
+    assert found["VideoMode"] == "720,400,0"
+    assert "rec_screen0" not in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/VirtualBox/HostInfo/VBoxVer = '7.2.22' @ 2026-11-25T07:00:00\n",
+        "Name: /VirtualBox/HostInfo/VBoxVer, value: 7.2.22, timestamp: 1, flags: \n",
+    ],
+)
+def test_guest_properties_of_both_forms(text: str) -> None:
+    assert virtualbox_machine.parse_properties(text) == {"/VirtualBox/HostInfo/VBoxVer"}
+
+
+def settings_file(hardware: str, extradata: Mapping[str, str] | None = None) -> str:
+    items = "".join(
+        f'<ExtraDataItem name="{key}" value="{value}"/>' for key, value in (extradata or {}).items()
+    ).replace("<EMPTY>", "&lt;EMPTY&gt;")
+    return (
+        '<VirtualBox xmlns="http://www.virtualbox.org/" version="1.19-linux"><Machine name="vm">'
+        f"<ExtraData>{items}</ExtraData><Hardware>{hardware}</Hardware></Machine></VirtualBox>"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<a/>",
+        "<VirtualBox/>",
+        '<VirtualBox xmlns="http://www.virtualbox.org/" version="1.19"/>',
+    ],
+)
+def test_settings_file_that_holds_no_machine_is_refused(text: str) -> None:
+    with pytest.raises(AuditError, match=r"settings file '/vm\.vbox'"):
+        virtualbox_machine.parse({"CfgFile": "/vm.vbox"}, text, "", "")
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_every_flag_of_the_recipe_can_be_read_back(profile: Profile) -> None:
+    machine = virtualbox_machine.parse({}, settings_file(""), "", "")
+    groups = audit_virtualbox._groups(profile, "bios", promised=True)
+    for _, group in groups:
+        for flag, _ in (
+            *audit_virtualbox._pairs(group.flags),
+            *audit_virtualbox._pairs(group.left),
+        ):
+            name, number = audit_virtualbox._numbered(flag)
+            virtualbox_machine.READERS[name](machine, number)
+
+
+def test_nothing_but_the_recipe_is_in_the_table_of_readers() -> None:
+    used = {
+        audit_virtualbox._numbered(flag)[0]
+        for profile in GUESTS
+        for _, group in audit_virtualbox._groups(profile, "bios", promised=True)
+        for flags in (group.flags, group.left)
+        for flag, _ in audit_virtualbox._pairs(flags)
+    }
+    assert used == virtualbox_machine.READERS.keys()
+
+
+def unknown_of(hardware: str, extradata: Mapping[str, str] | None = None) -> list[str]:
+    """The settings of a machine with NAT that the audit says it does not know."""
+    keys = {virtualbox.dmi_base("bios") + "DmiBIOSVendor": token(TOR)} | dict(extradata or {})
+    machine = virtualbox_machine.parse({"nic1": "nat"}, settings_file(hardware, keys), "", "")
+    return [
+        each.setting
+        for each in audit_virtualbox.audit("vm", machine, None).deviations
+        if each.opens is Opens.UNKNOWN
+    ]
+
+
+@given(
+    st.text(string.ascii_letters, min_size=1, max_size=12).map(lambda name: f"X{name}"),
+    st.text(string.ascii_letters, min_size=1, max_size=12),
+)
+def test_element_or_attribute_that_nobody_knows_is_named(element: str, name: str) -> None:
+    assert unknown_of("") == []
+    assert unknown_of(f"<{element}/>") == [f"{element} in the settings file"]
+    assert unknown_of(f'<{element} {name}="1"/>') == [f"{element}@{name} in the settings file"]
+    adapter = '<Network><Adapter slot="0" enabled="true">{}</Adapter></Network>'
+    assert unknown_of(adapter.format(f"<{element}/>")) == [
+        f"Network/Adapter[0]/{element} in the settings file"
+    ]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["VBoxInternal/Devices/x/0/Config/y", "VBoxInternal2/x", "VBoxInternal/PDM/Devices/x/Path"],
+)
+def test_key_that_nobody_knows_is_named_whoever_has_it(key: str) -> None:
+    assert unknown_of("", {key: "1"}) == [key]
+    assert unknown_of("", {"GUI/Fullscreen": "true", "tails-profiles/guest": "x"}) == []
+    machine = virtualbox_machine.parse({}, settings_file(""), f"Key: {key}, Value: 1\n", "")
+    named = [each.setting for each in audit_virtualbox.audit("vm", machine, TOR).deviations]
+    assert key in named
+
+
+# ---- finding a machine
+
+
+@pytest.mark.parametrize(("found", "expected"), [([], None), (["a"], "a")])
+def test_one_machine_or_none(found: list[str], expected: str | None) -> None:
+    assert auditor._one("vm", found) == expected
+
+
+def test_ambiguous_name_is_refused_with_what_to_say() -> None:
+    with pytest.raises(AuditError, match="2 machines are named 'vm'") as caught:
+        auditor._one("vm", ["a", "b"])
+    assert caught.value.hint == "say which: a or b"

@@ -18,6 +18,7 @@ from tails_profiles import (
     auditor,
     boot,
     firewall,
+    hypervisors,
     launch_steps,
     launcher,
     lease,
@@ -195,7 +196,8 @@ def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has 
     audit.add_argument("--profile", choices=[profile.value for profile in GUESTS],
                        help="the guest it is to be (default: as its token says)")  # fmt: skip
     for action in (plan, start):
-        action.add_argument("--hypervisor", choices=("qemu",), default="qemu")
+        action.add_argument("--hypervisor", choices=hypervisors.NAMES, default="qemu",
+                            help="default: %(default)s")  # fmt: skip
         action.add_argument("--image", type=Path, required=True, metavar="FILE",
                             help="a live image with tails-profiles in it")  # fmt: skip
         action.add_argument("--settings", type=Path, metavar="FILE",
@@ -423,6 +425,7 @@ def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
         found,
         i2p=arguments.i2p,
         exclusive=arguments.exclusive,
+        hypervisor=arguments.hypervisor,
     )
 
 
@@ -432,7 +435,7 @@ def _host_plan(arguments: argparse.Namespace) -> int:
     if arguments.format == "json":
         _print_json(launch_steps.to_json(plan, steps))
     else:
-        sys.stdout.write(launch_steps.display(steps))
+        sys.stdout.write(launch_steps.display(plan, steps))
     return 0
 
 
@@ -441,11 +444,23 @@ def _host_start(arguments: argparse.Namespace) -> int:
     plan = _make_plan(arguments)
     terminal = Terminal(sys.stderr)
     launcher.Launcher(plan, terminal.say, terminal.progress).start(launcher.make_steps(plan))
-    _say(
-        "everything runs. app-guest's screen, for a VNC viewer that takes a socket:\n"
-        f"  vncviewer {plan.guests[-1].screen}"
-    )
+    _say(f"everything runs. {_screen(plan)}")
     return 0
+
+
+def _screen(plan: LaunchPlan) -> str:
+    """Where app-guest's screen is."""
+    if plan.virtualbox is None:
+        return (
+            "app-guest's screen, for a VNC viewer that takes a socket:\n"
+            f"  vncviewer {plan.guests[-1].screen}"
+        )
+    if plan.virtualbox.display is None:
+        return "Without DISPLAY app-guest has no window: see launch.md"
+    return (
+        f"app-guest fills the screen {plan.virtualbox.display.name}. Whoever breaks out of it could"
+        " watch that screen: see launch.md"
+    )
 
 
 def _host_stop(arguments: argparse.Namespace) -> int:

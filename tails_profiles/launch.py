@@ -99,6 +99,22 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Display:
+    """An X screen: DISPLAY, and the file of XAUTHORITY if that is set."""
+
+    name: str
+    authority: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualBoxFacts:
+    """VirtualBox's version, major and minor, and the screen that app-guest fills, if any."""
+
+    version: tuple[int, int]
+    display: Display | None
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """Everything one launch does, in the order it starts its guests.
 
@@ -119,6 +135,7 @@ class LaunchPlan:
     kvm: bool
     systemd: bool
     exclusive: bool = False
+    virtualbox: VirtualBoxFacts | None = None
 
     @property
     def link_directory(self) -> Path:
@@ -133,6 +150,7 @@ class HostFacts:
     ``image`` is None where there is no such file. ``kvm``: a probe ran a virtual machine with it.
     ``systemd``: it can make transient units. ``resolver`` is the one that user-mode networking
     asks: the first IPv4 server of resolv.conf(5). ``sysusers`` is the file of accounts.
+    ``virtualbox`` is None where QEMU is to be used.
     """
 
     available_memory: int
@@ -142,6 +160,7 @@ class HostFacts:
     now: datetime
     resolver: IPv4Address | None = None
     sysusers: Path = Path("/usr/lib/sysusers.d/tails-profiles.conf")
+    virtualbox: VirtualBoxFacts | None = None
 
 
 #: MiB beside the guests' own memory: the hypervisor's processes and what the host keeps.
@@ -193,6 +212,7 @@ def plan(
         proxy=guest_settings.private_proxy(tor),
         kvm=facts.kvm,
         systemd=facts.systemd,
+        virtualbox=facts.virtualbox,
     )
 
 

@@ -6,18 +6,24 @@
 
 import base64
 import gzip
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tails_profiles import firewall, qemu, settings_disk
+from tails_profiles import firewall, hypervisors, settings_disk
 from tails_profiles import settings as guest_settings
 from tails_profiles.command import Command
-from tails_profiles.constants import LINK_GROUP
 from tails_profiles.launch import GuestPlan, ImageFacts, LaunchPlan
+from tails_profiles.machine_steps import (
+    AwaitRunning,
+    MachineStep,
+    MakeMachine,
+    Manage,
+    Monitor,
+    StartMachine,
+)
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render
 
@@ -89,43 +95,6 @@ class WriteDisk:
 
 
 @dataclass(frozen=True, slots=True)
-class StartMachine:
-    """Start a guest's machine, which goes on running; it is paused until it is told to go.
-
-    Without systemd ``command`` becomes the machine; with it, it ends when ``unit`` runs.
-    """
-
-    guest: GuestPlan
-    command: Command
-    unit: str | None
-
-    def display(self) -> str:
-        """Lines for a shell: start it, then wait for its sockets."""
-        guest = self.guest
-        started = self.command.display()
-        if self.unit is None:
-            started = f"{started} </dev/null >>{guest.log} 2>&1 &"
-        lines = [started, f"appears {guest.monitor}"]
-        if guest.profile.is_gateway:
-            lines.append(f"listen {guest.profile} {guest.serial}")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True, slots=True)
-class Monitor:
-    """One command for a running machine (QMP)."""
-
-    guest: GuestPlan
-    command: str
-    arguments: Mapping[str, Any]
-
-    def display(self) -> str:
-        """A line for a shell."""
-        text = json.dumps({"execute": self.command, "arguments": dict(self.arguments)})
-        return f"monitor {self.guest.monitor} {shlex.quote(text)}"
-
-
-@dataclass(frozen=True, slots=True)
 class Await:
     """Wait until a gateway has said a word on its serial port."""
 
@@ -137,10 +106,10 @@ class Await:
         return f"says {self.guest.profile} {self.word}"
 
 
-Step = Command | LoadRules | CheckReadable | CheckImage | WriteDisk | StartMachine | Monitor | Await
+Step = LoadRules | CheckReadable | CheckImage | WriteDisk | Await | MachineStep
 
-#: What the printed lines use: a socket is waited for, QEMU is asked, a gateway is listened to from
-#: its first word on. "says" has no time limit: Ctrl-C ends the wait.
+#: What the printed lines use: a socket is waited for, a gateway is listened to from its first word
+#: on. "says" has no time limit: Ctrl-C ends the wait.
 PRELUDE = """\
 set -eu
 declare -A port listener
@@ -148,22 +117,6 @@ trap 'kill "${listener[@]}" 2>/dev/null || :' EXIT
 appears() { until [ -S "$1" ]; do kill -0 "${!:-$$}"; sleep 0.1; done; }
 unchanged() {
     [ "$(stat -L -c '%d %i %s %.9Y' "$1")" = "$2" ] || { echo "$1 has changed" >&2; return 1; }
-}
-monitor() {
-    local line status=1
-    coproc asker { exec socat - "UNIX-CONNECT:$1"; }
-    exec {answers}<&"${asker[0]}"
-    printf '%s\\n' '{"execute": "qmp_capabilities"}' "$2" >&"${asker[1]}"
-    read -r line <&"$answers" && read -r line <&"$answers" &&
-        while read -r line <&"$answers"; do
-            case $line in
-                *'"error"'*) printf '%s\\n' "$line" >&2; break ;;
-                *'"return"'*) status=0; break ;;
-            esac
-        done
-    exec {answers}<&-
-    kill "$asker_PID" && wait "$asker_PID" || :
-    return "$status"
 }
 listen() {
     exec {descriptor}< <(exec socat -u "UNIX-CONNECT:$2" -)
@@ -198,12 +151,10 @@ def _prepare(plan: LaunchPlan) -> Iterator[Step]:
     yield Command(("/usr/bin/systemd-sysusers", str(plan.sysusers)))
     for user in sorted({guest.user for guest in plan.guests}):
         yield CheckReadable(user, plan.image)
-    install = ("/usr/bin/install", "-d")
-    yield Command((*install, "-m", "0711", str(plan.directory)))
+    yield Command(("/usr/bin/install", "-d", "-m", "0711", str(plan.directory)))
     # Before any machine runs: what its user may send. The directory tells that they are there.
     yield LoadRules(host_rules(plan))
-    # Set-group-id: the sockets belong to the group that both users share.
-    yield Command((*install, "-m", "2770", "-g", LINK_GROUP, str(plan.link_directory)))
+    yield from hypervisors.of(plan).prepare(plan)
 
 
 def host_rules(plan: LaunchPlan) -> str:
@@ -224,34 +175,36 @@ def _start(guest: GuestPlan, plan: LaunchPlan, seed: bytes) -> Iterator[Step]:
     )  # fmt: skip
     data = guest_settings.serialize(guest.settings)
     yield WriteDisk(guest, settings_disk.build(data, seed))
-    unit = qemu.unit_name(guest.profile) if plan.systemd else None
-    yield StartMachine(guest, qemu.guest_command(guest, plan), unit)
+    hypervisor = hypervisors.of(plan)
+    yield from hypervisor.start(guest, plan)
     # It has the image open by now: the same file for every guest.
     yield CheckImage(plan.image, plan.image_facts)
-    uplinks = [link.name for link in guest.links if link.is_uplink]
-    for name in uplinks:
-        yield Monitor(guest, "set_link", {"name": f"nic-{name}", "up": False})
-    yield Monitor(guest, "cont", {})
+    yield from hypervisor.go(guest)
     if guest.profile.is_gateway:
         # The link gate: a guest that lost its token, or hangs, never sees a network.
         yield Await(guest, "firewall")
-        for name in uplinks:
-            yield Monitor(guest, "set_link", {"name": f"nic-{name}", "up": True})
+        yield from hypervisor.plug(guest, plan)
         yield Await(guest, "ready")
 
 
-def display(plan_steps: Sequence[Step]) -> str:
+def display(plan: LaunchPlan, plan_steps: Sequence[Step]) -> str:
     """All steps as a script for bash, for root."""
-    return "\n".join((PRELUDE, *(step.display() for step in plan_steps))) + "\n"
+    return "\n".join((_prelude(plan), *(step.display() for step in plan_steps))) + "\n"
+
+
+def _prelude(plan: LaunchPlan) -> str:
+    return PRELUDE + hypervisors.of(plan).prelude
 
 
 def to_json(plan: LaunchPlan, plan_steps: Sequence[Step]) -> dict[str, Any]:
     """The stable keys of ``host plan --format json``; docs/launch.md."""
+    hypervisor = hypervisors.of(plan)
     return {
         "version": 1,
+        "hypervisor": hypervisor.name,
         "image": str(plan.image),
         "directory": str(plan.directory),
-        "accelerator": "kvm" if plan.kvm else "tcg",
+        "accelerator": hypervisor.accelerator(plan),
         "runner": "systemd" if plan.systemd else "setpriv",
         "guests": [
             {
@@ -265,11 +218,11 @@ def to_json(plan: LaunchPlan, plan_steps: Sequence[Step]) -> dict[str, Any]:
                     {"name": link.name, "mac": link.mac, "uplink": link.is_uplink}
                     for link in guest.links
                 ],
-                "argv": list(qemu.qemu_argv(guest, plan)),
+                "argv": list(hypervisor.words(guest, plan)),
             }
             for guest in plan.guests
         ],
-        "prelude": PRELUDE,
+        "prelude": _prelude(plan),
         "steps": [{"kind": _KINDS[type(step)], "shell": step.display()} for step in plan_steps],
     }
 
@@ -282,5 +235,8 @@ _KINDS: Mapping[type, str] = {
     WriteDisk: "settings-disk",
     StartMachine: "machine",
     Monitor: "monitor",
+    MakeMachine: "make",
+    AwaitRunning: "await-running",
+    Manage: "manage",
     Await: "await",
 }

@@ -9,21 +9,20 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tails_profiles import launch, launch_steps, qemu, settings_disk
+from tails_profiles import hypervisors, launch, launch_steps, qemu, settings_disk, vboxmanage
 from tails_profiles.announce import Announcement, rank
 from tails_profiles.command import Command
 from tails_profiles.errors import CommandError, LaunchError
-from tails_profiles.launch import GuestPlan, HostFacts, ImageFacts, LaunchPlan
+from tails_profiles.launch import GuestPlan, HostFacts, ImageFacts, LaunchPlan, VirtualBoxFacts
 from tails_profiles.launch_steps import (
     Await,
     CheckImage,
     CheckReadable,
     LoadRules,
-    Monitor,
-    StartMachine,
     Step,
     WriteDisk,
 )
+from tails_profiles.machine_steps import AwaitRunning, MakeMachine, Manage, Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.running import (
     Guest,
@@ -39,11 +38,14 @@ from tails_profiles.running import (
     take_back,
 )
 from tails_profiles.settings import Settings
-from tails_profiles.system import files, machines, nft, qmp
+from tails_profiles.system import files, machines, nft, qmp, vbox
+from tails_profiles.system.control import Control, control
 from tails_profiles.system.interrupts import Interrupts
 from tails_profiles.system.lock import locked
 from tails_profiles.system.machines import Words
 from tails_profiles.system.process import run
+from tails_profiles.system.vbox import Tool
+from tails_profiles.vboxdrv import require_driver
 
 __all__ = ["DIRECTORY", "Launcher", "Limits", "make_plan", "make_steps", "status", "stop"]
 
@@ -64,16 +66,18 @@ def image_facts(image: Path) -> ImageFacts | None:
     return ImageFacts(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def host_facts(image: Path) -> HostFacts:
-    """Look at this machine."""
+def host_facts(image: Path, hypervisor: str = hypervisors.Qemu.name) -> HostFacts:
+    """Look at this machine. Raises LaunchError where VirtualBox is to be used and is not there."""
+    virtualbox = hypervisor == hypervisors.VirtualBox.name
     return HostFacts(
         machines.available_memory(),
         image_facts(image),
-        machines.accelerator_works("kvm", qemu.QEMU, qemu.CPU_MODEL),
+        not virtualbox and machines.accelerator_works("kvm", qemu.QEMU, qemu.CPU_MODEL),
         Path("/run/systemd/system").is_dir(),
         datetime.now(UTC),
         machines.resolver(),
         _SYSUSERS if _SYSUSERS.is_file() else _SYSUSERS_INSTALLED,
+        VirtualBoxFacts(vbox.version(), vbox.display()) if virtualbox else None,
     )
 
 
@@ -84,12 +88,18 @@ def make_plan(
     *,
     i2p: bool,
     exclusive: bool = False,
+    hypervisor: str = hypervisors.Qemu.name,
 ) -> LaunchPlan:
     """The plan for this machine, with fresh clock offsets. Raises LaunchError."""
     draw = random.SystemRandom()
     offsets = {profile: draw.uniform(-1, 1) for profile in GUESTS}
     made = launch.plan(
-        image.resolve(), directory.absolute(), host_facts(image), settings, offsets, i2p=i2p
+        image.resolve(),
+        directory.absolute(),
+        host_facts(image, hypervisor),
+        settings,
+        offsets,
+        i2p=i2p,
     )
     return launch.exclusively(made) if exclusive else made
 
@@ -117,7 +127,7 @@ class Launcher:
         self._plan = plan
         self._say = never_failing(say)
         self._progress = never_failing(progress or say)
-        self._limits = within or limits(kvm=plan.kvm)
+        self._limits = within or limits(accelerated=hypervisors.of(plan).accelerator(plan) != "tcg")
         self._guests: dict[Profile, Guest] = {}
         self._words: dict[Profile, Words] = {}
         self._interrupts = Interrupts()
@@ -128,14 +138,16 @@ class Launcher:
         with self._interrupts, locked(directory, "start"):
             require_nothing_runs(directory)
             require_ours(directory)
-            _require_programs()
-            if not self._plan.kvm:
+            _require_programs(self._plan)
+            if hypervisors.of(self._plan).accelerator(self._plan) == "tcg":
                 self._say(
                     "no hardware virtualization that works: emulating, about ten times slower"
                 )
             try:
-                # What an earlier launch left behind, if it was killed.
-                take_back(directory, self._say)
+                # What an earlier launch left behind, if it was killed; but machines of VirtualBox
+                # are mended.
+                kept = () if self._plan.virtualbox is None else vboxmanage.HOMES
+                take_back(directory, self._say, kept)
                 for step in steps:
                     self._carry_out_named(step)
             # Ctrl-C too: everything that was started is stopped.
@@ -170,10 +182,32 @@ class Launcher:
             _write_disk(step)
         elif isinstance(step, StartMachine):
             self._start_machine(step)
-        elif isinstance(step, Monitor):
-            self._monitor(step)
-        else:
+        elif isinstance(step, Await):
             self._await(step)
+        else:
+            self._ask_hypervisor(step)
+
+    def _ask_hypervisor(self, step: Monitor | MakeMachine | AwaitRunning | Manage) -> None:
+        if isinstance(step, Monitor):
+            self._monitor(step)
+        elif isinstance(step, MakeMachine):
+            vbox.ensure(step.machine, Tool(step.guest.profile, step.directory), step.version)
+        elif isinstance(step, AwaitRunning):
+            known = self._guests[step.guest.profile]
+            with self._named(step.guest):
+                self._control(step.guest).await_running(known.process, self._limits.answer)
+        else:
+            self._manage(step)
+
+    def _manage(self, step: Manage) -> None:
+        with self._named(step.guest):
+            Tool(step.guest.profile, step.directory).call(step.call)
+        if step.plugs:
+            self._guests[step.guest.profile].plugged = True
+            self._write_state()
+
+    def _control(self, guest: GuestPlan) -> Control:
+        return control(guest.profile, self._plan.directory, hypervisors.of(self._plan).name)
 
     def _start_machine(self, step: StartMachine) -> None:
         guest = step.guest
@@ -188,7 +222,7 @@ class Launcher:
                 )
                 self._guests[guest.profile] = Guest(process)
                 self._write_state()
-            machines.connect(guest.monitor, process, self._limits.answer).close()
+            self._control(guest).await_started(process, self._limits.answer)
             if guest.profile.is_gateway:
                 serial = machines.connect(guest.serial, process, self._limits.answer)
                 self._words[guest.profile] = Words(serial)
@@ -242,7 +276,8 @@ class Launcher:
             if known is not None and machines.wait_until_ended(known.process, 1.0):
                 self._require_alive()
             raise LaunchError(
-                f"{guest.profile}: {err}{when}", hint=_last_words(guest) or err.hint
+                f"{guest.profile}: {err}{when}",
+                hint=self._control(guest).last_words() or err.hint,
             ) from err
 
     def _require_alive(self) -> None:
@@ -253,11 +288,12 @@ class Launcher:
                 raise LaunchError(
                     f"{profile}: the virtual machine ended"
                     + (f", {said}" if profile.is_gateway else ""),
-                    hint=_last_words(plan),
+                    hint=self._control(plan).last_words(),
                 )
 
     def _write_state(self) -> None:
         value = {
+            "hypervisor": hypervisors.of(self._plan).name,
             "image": str(self._plan.image),
             "kvm": self._plan.kvm,
             "guests": {name: guest.to_json() for name, guest in self._guests.items()},
@@ -265,7 +301,10 @@ class Launcher:
         files.write_json(state_path(self._plan.directory), value, mode=0o600)
 
 
-def _require_programs() -> None:
+def _require_programs(plan: LaunchPlan) -> None:
+    if plan.virtualbox is not None:
+        require_driver(vbox.driver_facts())
+        return
     if not Path(qemu.QEMU).exists():
         raise LaunchError(f"{qemu.QEMU}: no such program", hint="install qemu-system-x86")
     qmp.library()
@@ -298,14 +337,6 @@ def _write_disk(step: WriteDisk) -> None:
         file.write(step.image)
         os.fchown(file.fileno(), 0, path.parent.stat().st_gid)
         os.fchmod(file.fileno(), 0o440)
-
-
-def _last_words(guest: GuestPlan) -> str | None:
-    with contextlib.suppress(OSError):
-        lines = guest.log.read_text(errors="replace").strip().splitlines()
-        if lines:
-            return f"QEMU said: {lines[-1][:200]}"
-    return None
 
 
 def _refuse_failure(guest: GuestPlan, said: Announcement) -> None:

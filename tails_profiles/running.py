@@ -9,16 +9,17 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tails_profiles import launch_steps, qemu
+from tails_profiles import hypervisors, launch_steps, qemu, vboxmanage
 from tails_profiles.command import Command
 from tails_profiles.errors import LaunchError, ProfilesError, SystemFailureError
 from tails_profiles.profile import GUESTS, Profile
-from tails_profiles.system import files, machines, nft, qmp
+from tails_profiles.system import files, machines, nft, vbox
+from tails_profiles.system.control import control
 from tails_profiles.system.interrupts import Interrupts
 from tails_profiles.system.lock import holder, locked
 from tails_profiles.system.machines import Process
@@ -44,9 +45,9 @@ LIMITS_KVM = Limits(120.0, 30.0)
 LIMITS_TCG = Limits(900.0, 90.0)
 
 
-def limits(*, kvm: bool) -> Limits:
-    """The time limits of an accelerator."""
-    return LIMITS_KVM if kvm else LIMITS_TCG
+def limits(*, accelerated: bool) -> Limits:
+    """The time limits with hardware virtualization, or without."""
+    return LIMITS_KVM if accelerated else LIMITS_TCG
 
 
 @dataclass(slots=True)
@@ -107,6 +108,7 @@ class Running:
 
     profile: str
     process: Process
+    hypervisor: str
 
 
 def running(directory: Path) -> list[Running]:
@@ -114,17 +116,23 @@ def running(directory: Path) -> list[Running]:
 
     It may still be writing to what the gateways serve.
     """
+    hypervisor = _hypervisor(files.read_json(state_path(directory)) or {})
     found = {
-        Running(name, guest.process)
+        Running(name, guest.process, hypervisor)
         for name, guest in recorded(directory).items()
         if machines.is_running(guest.process)
     } | {
-        Running(machine.profile, machine.process)
+        Running(machine.profile, machine.process, machine.hypervisor)
         for machine in machines.find()
         if machine.directory == directory
     }
     order = {str(profile): -number for number, profile in enumerate(GUESTS)}
     return sorted(found, key=lambda each: (order.get(each.profile, 0), each.process.pid))
+
+
+def _hypervisor(state: Mapping[str, Any]) -> str:
+    name = state.get("hypervisor")
+    return name if name in hypervisors.NAMES else hypervisors.Qemu.name
 
 
 def status(directory: Path) -> dict[str, Any]:
@@ -135,8 +143,9 @@ def status(directory: Path) -> dict[str, Any]:
         raise LaunchError(f"{state_path(directory)} is for root alone", hint="run as root")
     processes = {each.profile: each.process for each in running(directory)}
     known = recorded(directory)
+    hypervisor = _hypervisor(state or {})
     guests = [
-        _guest_status(directory, name, known.get(name), processes.get(name))
+        _guest_status(directory, name, known.get(name), processes.get(name), hypervisor)
         for name in GUESTS
         if name in known or name in processes
     ]
@@ -146,17 +155,29 @@ def status(directory: Path) -> dict[str, Any]:
         "directory": str(directory),
         "under_way": other[0] if other else None,
         "image": (state or {}).get("image"),
-        "accelerator": None if state is None else "kvm" if state.get("kvm") else "tcg",
+        "hypervisor": None if state is None else hypervisor,
+        "accelerator": None if state is None else _accelerator(state),
         "rules": _rules_in_force() if guests else None,
         "guests": guests,
     }
 
 
+def _accelerator(state: Mapping[str, Any]) -> str:
+    if _hypervisor(state) == hypervisors.VirtualBox.name:
+        return "vboxdrv"
+    return "kvm" if state.get("kvm") else "tcg"
+
+
 def _guest_status(
-    directory: Path, profile: Profile, known: Guest | None, process: Process | None
+    directory: Path,
+    profile: Profile,
+    known: Guest | None,
+    process: Process | None,
+    hypervisor: str = hypervisors.Qemu.name,
 ) -> dict[str, Any]:
     shown = process or (known.process if known else None)
     own = directory / profile
+    in_qemu = hypervisor == hypervisors.Qemu.name
     return {
         "profile": profile.value,
         "pid": shown.pid if shown else None,
@@ -164,9 +185,9 @@ def _guest_status(
         "word": known.word if known else None,
         "percent": known.percent if known else None,
         "plugged": known.plugged if known and profile.is_gateway else None,
-        "monitor": str(own / "qmp"),
+        "monitor": str(own / "qmp") if in_qemu else None,
         "serial": str(own / "serial") if profile.is_gateway else None,
-        "screen": None if profile.is_gateway else str(own / "screen"),
+        "screen": str(own / "screen") if in_qemu and not profile.is_gateway else None,
     }
 
 
@@ -186,7 +207,7 @@ def stop(directory: Path, say: Say, within: Limits | None = None) -> None:
     """
     directory, say = directory.absolute(), never_failing(say)
     state = files.read_json(state_path(directory)) or {}
-    patience = within or limits(kvm=bool(state.get("kvm")))
+    patience = within or limits(accelerated=_accelerator(state) != "tcg")
     with Interrupts(), locked(directory, "stop", give_up=True, say=say):
         try:
             for each in running(directory):
@@ -203,17 +224,17 @@ _AGAIN = 5.0
 
 
 def _power_off(directory: Path, machine: Running, patience: Limits, say: Say) -> None:
-    monitor = directory / machine.profile / "qmp"
     answer = min(patience.answer, _ANSWER)
     deadline = time.monotonic() + patience.power_off
     try:
+        asked = control(Profile(machine.profile), directory, machine.hypervisor)
         # One that is paused, or never ran, hears no button.
-        while qmp.execute(monitor, "query-status", seconds=answer).get("running"):
+        while asked.is_running(answer):
             left = deadline - time.monotonic()
             if left <= 0:
                 say(f"{machine.profile}: did not power off within {patience.power_off:.0f} s")
                 return
-            qmp.execute(monitor, "system_powerdown", seconds=answer)
+            asked.press_power_button(answer)
             if machines.wait_until_ended(machine.process, min(left, _AGAIN)):
                 return
     except ProfilesError as err:
@@ -225,17 +246,14 @@ def _power_off(directory: Path, machine: Running, patience: Limits, say: Say) ->
 _GONE = 30.0
 
 
-def take_back(directory: Path, say: Say) -> None:
+def take_back(directory: Path, say: Say, keep: Collection[str] = ()) -> None:
     """End at once what runs, and remove what was made; raises LaunchError when something is left.
+
+    ``keep``: what stays in the directory, if it is there.
 
     Where there is no such directory, nothing was made: the rules are loaded once it is there.
     """
-    found = running(directory)
-    for each in found:
-        machines.kill(each.process, qemu.UNIT_PREFIX)
-    left = [each.profile for each in found if not machines.wait_until_ended(each.process, _GONE)]
-    if left:
-        raise LaunchError(f"cannot be ended: {', '.join(left)}", hint="see 'host status'")
+    _end_machines(directory)
     if not directory.exists():
         return
     require_ours(directory)
@@ -245,10 +263,33 @@ def take_back(directory: Path, say: Say) -> None:
     else:
         # One table holds the rules of all, and theirs need it.
         say(f"the host's rules stay: guests of {others} run")
+    if not keep:
+        vbox.end_services(directory)
     try:
-        shutil.rmtree(directory)
+        _remove_all(directory, keep)
     except OSError as err:
         raise LaunchError(f"{err.filename} cannot be removed: {err.strerror}") from err
+
+
+def _end_machines(directory: Path) -> None:
+    found = running(directory)
+    for each in found:
+        machines.kill(each.process, qemu.UNIT_PREFIX)
+    left = [each.profile for each in found if not machines.wait_until_ended(each.process, _GONE)]
+    if left:
+        raise LaunchError(f"cannot be ended: {', '.join(left)}", hint="see 'host status'")
+
+
+def _remove_all(directory: Path, keep: Collection[str]) -> None:
+    for path in directory.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def require_ours(directory: Path) -> None:
@@ -259,7 +300,7 @@ def require_ours(directory: Path) -> None:
         return
     except OSError as err:
         raise LaunchError(f"{directory} cannot be used: {err.strerror}") from err
-    ours = {"links", *GUESTS, *(f"{profile}.log" for profile in GUESTS)}
+    ours = {"links", *vboxmanage.HOMES, *GUESTS, *(f"{profile}.log" for profile in GUESTS)}
     foreign = sorted(
         name for name in names - ours if not name.lstrip(".").startswith("launch.json")
     )

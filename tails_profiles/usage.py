@@ -160,7 +160,7 @@ closes: identity, links, clocks, and every channel to the host that must be off.
         ),
     ),
     "host": Help(
-        "run the guests on this machine, in QEMU",
+        "run the guests on this machine, in QEMU or VirtualBox",
         """\
 Run tor-guest and app-guest, and i2p-guest where it is asked for, as virtual machines of
 this host from one image. Each gateway's uplink is plugged in only once the gateway has
@@ -187,6 +187,7 @@ and at Ctrl-C, everything that was started is stopped. Needs root.
                 "tails-profiles host start --image live.iso --settings my.json --i2p",
                 "with bridges, language, keyboard (see settings.md) and I2P",
             ),
+            ("tails-profiles host start --image live.iso --hypervisor virtualbox", "in VirtualBox"),
         ),
     ),
     "host stop": Help(

@@ -22,8 +22,9 @@ from tails_profiles import virtualbox
 from tails_profiles.command import Command
 from tails_profiles.constants import APP_USER, GATEWAY_USER
 from tails_profiles.errors import LaunchError
-from tails_profiles.launch import GuestPlan, LaunchPlan
+from tails_profiles.launch import Display, GuestPlan, LaunchPlan
 from tails_profiles.profile import Profile
+from tails_profiles.qemu import unit_name
 
 #: Oracle's packages and Debian's have everything here. ``/usr/bin/VBoxManage`` is a script before
 #: it, which prints warnings to standard output.
@@ -304,6 +305,106 @@ def command(profile: Profile, directory: Path, words: Iterable[str]) -> Command:
     return Command((*manager(profile, directory), *words))
 
 
+# ---- running it
+
+
+#: Of the front ends' processes, none of which needs these: they are set-user-id root for as long
+#: as they open the kernel driver.
+_DROPPED = "-net_raw,-net_admin,-sys_module,-sys_boot,-sys_time,-mknod"
+#: What a front end's command line carries, so that its machine is found again: VirtualBox ignores
+#: it.
+COMMENT = "tails-profiles:"
+
+
+def authority(guest: GuestPlan) -> Path:
+    """A copy of the screen's Xauthority file for the guest's user."""
+    return guest.directory / "xauthority"
+
+
+def front_end(guest: GuestPlan, directory: Path, display: Display | None) -> tuple[str, ...]:
+    """What runs a machine: its own process, and not one that VBoxSVC starts.
+
+    app-guest's is full screen where there is a screen; headless, it can be looked at later.
+    """
+    words = ("--comment", f"{COMMENT}{guest.directory}", "--startvm", str(guest.machine.uuid))
+    if display is None:
+        program = (str(PROGRAMS / "VBoxHeadless"), *words, "--vrde", "off")
+        assignments: tuple[str, ...] = ()
+    else:
+        program = (
+            str(PROGRAMS / "VirtualBoxVM"), *words, "--fullscreen", "--no-startvm-errormsgbox",
+        )  # fmt: skip
+        assignments = (f"DISPLAY={display.name}", "QT_QPA_PLATFORM=xcb")
+        if display.authority is not None:
+            assignments += (f"XAUTHORITY={authority(guest)}",)
+    return ("/usr/bin/env", *environment(guest.profile, directory), *assignments, *program)
+
+
+def start_command(guest: GuestPlan, plan: LaunchPlan, display: Display | None) -> Command:
+    """The command that runs one guest's machine, as its user and in its namespace."""
+    runner = _systemd(guest, plan) if plan.systemd else _setpriv(guest)
+    return Command((*runner, *front_end(guest, plan.directory, display)))
+
+
+def _setpriv(guest: GuestPlan) -> Iterator[str]:
+    # No core files: they would hold guest memory.
+    yield from ("/bin/sh", "-c", 'umask 077; ulimit -c 0; exec "$@"', guest.profile.value)
+    if not guest.profile.is_gateway:
+        # Its links are in VirtualBox's kernel driver: it needs no network, whoever breaks out.
+        yield from ("/usr/bin/unshare", "--net")
+    yield from (
+        "/usr/bin/setpriv",
+        f"--reuid={guest.user}",
+        f"--regid={guest.user}",
+        "--clear-groups",
+        # Not all, and with new privileges: the program opens the driver as root, then drops them.
+        f"--bounding-set={_DROPPED}",
+        "--inh-caps=-all",
+        "--reset-env",
+        "--",
+    )
+
+
+def _systemd(guest: GuestPlan, plan: LaunchPlan) -> Iterator[str]:
+    """systemd.exec(5), systemd.resource-control(5).
+
+    Nothing that filters system calls: it would mean NoNewPrivileges=, with which the set-user-id
+    program does not start. /tmp is the machine's: the socket of VBoxSVC is in it, and X's.
+    """
+    place = home(guest.profile, plan.directory)
+    properties = {
+        "Description": f"tails-profiles: the virtual machine of {guest.profile}",
+        "Type": "exec",
+        "User": guest.user,
+        "Group": guest.user,
+        "PrivateNetwork": "no" if guest.profile.is_gateway else "yes",
+        "UMask": "0077",
+        "CapabilityBoundingSet": "~"
+        + " ".join(f"CAP_{name.removeprefix('-').upper()}" for name in _DROPPED.split(",")),
+        "ProtectSystem": "strict",
+        "ProtectHome": "read-only",
+        "ReadWritePaths": f"{guest.directory} {place} /tmp",
+        "DevicePolicy": "closed",
+        "ProtectControlGroups": "yes",
+        # Guest memory never reaches the host's disk.
+        "MemorySwapMax": "0",
+        "LimitCORE": "0",
+        "StandardOutput": f"append:{guest.log}",
+        "StandardError": f"append:{guest.log}",
+        "TimeoutStopSec": "5",
+    }
+    yield from (
+        "/usr/bin/systemd-run", "--collect", "--quiet", f"--unit={unit_name(guest.profile)}",
+    )  # fmt: skip
+    yield from (f"--property={key}={value}" for key, value in properties.items())
+    yield from (f"--property=DeviceAllow={device} rw" for device in DEVICES)
+    yield "--"
+
+
+#: Of VirtualBox's kernel driver.
+DEVICES = ("/dev/vboxdrv", "/dev/vboxdrvu", "/dev/vboxnetctl")
+
+
 # ---- making it
 
 
@@ -339,6 +440,31 @@ def remove_files(made: Machine) -> Call:
     """Remove its settings files, which would be in the way of a new one; nothing else."""
     file = str(made.settings_file)
     return ("/usr/bin/rm", "-f", file, f"{file}-prev", f"{file}-tmp")
+
+
+def look(made: Machine) -> Call:
+    """Show what it is."""
+    return (VBOXMANAGE, "showvminfo", str(made.uuid), "--machinereadable")
+
+
+def look_at_extradata(made: Machine) -> Call:
+    """Show its extradata, its DMI strings among them."""
+    return (VBOXMANAGE, "getextradata", str(made.uuid), "enumerate")
+
+
+def plug(uuid: UUID, adapter: int) -> Call:
+    """Plug a cable in while the machine runs; it starts without."""
+    return (VBOXMANAGE, "controlvm", str(uuid), f"setlinkstate{adapter}", "on")
+
+
+def press_power_button(uuid: UUID) -> Call:
+    """ACPI's."""
+    return (VBOXMANAGE, "controlvm", str(uuid), "acpipowerbutton")
+
+
+def delete_property(uuid: UUID, path: str) -> Call:
+    """Delete a guest property; that there is none is no failure."""
+    return (VBOXMANAGE, "guestproperty", "delete", str(uuid), path)
 
 
 def modify(made: Machine, version: Version) -> Call:

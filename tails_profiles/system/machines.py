@@ -39,6 +39,7 @@ class Machine:
     directory: Path
     profile: str
     process: Process
+    hypervisor: str
 
 
 def start(command: Command, log: Path) -> Process:
@@ -58,14 +59,18 @@ def start_unit(command: Command, unit: str) -> Process:
 
 
 def _process(pid: int) -> Process:
-    started = _started(pid) if pid else None
-    if started is None:
+    process = identify(pid) if pid else None
+    if process is None:
         raise LaunchError("the virtual machine ended at once")
-    return Process(pid, started)
+    return process
 
 
-#: The control socket in a machine's command line, as ``qemu`` writes it.
-_MONITOR = re.compile(rb"unix:(/[^,\0]+)/([a-z0-9-]+)/qmp,server=on,wait=off")
+#: What a machine's command line says of it: ``qemu`` writes its control socket, ``vboxmanage`` a
+#: comment.
+_MARKS = {
+    "qemu": re.compile(rb"unix:(/[^,\0]+)/([a-z0-9-]+)/qmp,server=on,wait=off"),
+    "virtualbox": re.compile(rb"tails-profiles:(/[^,\0]+)/([a-z0-9-]+)"),
+}
 
 
 def find() -> Iterator[Machine]:
@@ -75,15 +80,19 @@ def find() -> Iterator[Machine]:
             continue
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            found = next(filter(None, map(_MONITOR.fullmatch, words)), None)
             started = _started(int(entry.name))
             # The launcher's own helpers, which name it as well, are not it: see ``unit``.
-            if found and started is not None and not words[0].endswith(b"systemd-run"):
-                yield Machine(
-                    Path(os.fsdecode(found[1])),
-                    found[2].decode("ascii"),
-                    Process(int(entry.name), started),
-                )
+            if started is None or words[0].endswith(b"systemd-run"):
+                continue
+            for hypervisor, mark in _MARKS.items():
+                found = next(filter(None, map(mark.fullmatch, words)), None)
+                if found:
+                    yield Machine(
+                        Path(os.fsdecode(found[1])),
+                        found[2].decode("ascii"),
+                        Process(int(entry.name), started),
+                        hypervisor,
+                    )
 
 
 def shares_network(process: Process) -> bool:
@@ -96,6 +105,12 @@ def shares_network(process: Process) -> bool:
         return False
 
 
+def identify(pid: int) -> Process | None:
+    """The process that has this number now."""
+    started = _started(pid)
+    return None if started is None else Process(pid, started)
+
+
 def is_running(process: Process) -> bool:
     """Whether this very process is there, and is no zombie."""
     with contextlib.suppress(ChildProcessError):
@@ -103,11 +118,11 @@ def is_running(process: Process) -> bool:
     return _started(process.pid) == process.started
 
 
-def kill(process: Process, unit_prefix: str) -> None:
+def kill(process: Process, unit_prefix: str | None = None) -> None:
     """End it at once, if it is still the one that was started; with its unit, if it has one."""
     if not is_running(process):
         return
-    unit = _unit(process, unit_prefix)
+    unit = None if unit_prefix is None else _unit(process, unit_prefix)
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGKILL)
     if unit is not None:

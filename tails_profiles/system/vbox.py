@@ -4,14 +4,19 @@
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-from tails_profiles import vboxmanage
+from tails_profiles import vboxdrv, vboxmanage
+from tails_profiles.command import Command
 from tails_profiles.errors import LaunchError
+from tails_profiles.launch import Display
 from tails_profiles.profile import Profile
+from tails_profiles.system import machines
 from tails_profiles.system.process import run
+from tails_profiles.vboxdrv import DriverFacts
 from tails_profiles.vboxmanage import Call, Difference, Machine, Version
 
 #: Bytes below which a disk is called full: several of VirtualBox's files.
@@ -40,10 +45,6 @@ class Tool:
         """VBoxManage itself; as ``call``."""
         return self.call((vboxmanage.VBOXMANAGE, *words))
 
-    def version(self) -> Version:
-        """Raises LaunchError also where it is too old."""
-        return vboxmanage.parse_version(self.manage("--version"))
-
     def machines(self) -> dict[UUID, str]:
         """Names of all machines of this user's list."""
         return vboxmanage.parse_list(self.manage("list", "vms"))
@@ -54,11 +55,10 @@ class Tool:
 
     def differences(self, made: Machine, version: Version) -> tuple[Difference, ...]:
         """Where the machine is not as it must be."""
-        uuid = str(made.uuid)
         return vboxmanage.differences(
             made,
-            vboxmanage.parse_info(self.manage("showvminfo", uuid, "--machinereadable")),
-            vboxmanage.parse_extradata(self.manage("getextradata", uuid, "enumerate")),
+            vboxmanage.parse_info(self.call(vboxmanage.look(made))),
+            vboxmanage.parse_extradata(self.call(vboxmanage.look_at_extradata(made))),
             version,
         )
 
@@ -197,3 +197,58 @@ def _full(directory: Path) -> str | None:
         if found.f_bavail * found.f_frsize < _FULL or (found.f_files and not found.f_favail):
             return f"the disk of {directory} is full"
     return None
+
+
+def version() -> tuple[int, int]:
+    """VirtualBox's; raises LaunchError where it is not installed, or too old."""
+    # Nothing of whoever asks: it would make a directory in that home.
+    call = ("/usr/bin/env", "-i", "HOME=/nonexistent", vboxmanage.VBOXMANAGE, "--version")
+    if not Path(vboxmanage.VBOXMANAGE).exists():
+        vboxdrv.require_driver(driver_facts())
+    return vboxmanage.parse_version(run(Command(call)).stdout)
+
+
+def display() -> Display | None:
+    """The X screen of whoever runs this, if there is one."""
+    name, authority = os.environ.get("DISPLAY"), os.environ.get("XAUTHORITY")
+    return Display(name, Path(authority) if authority else None) if name else None
+
+
+#: efivarfs: four bytes of attributes, then 1 where Secure Boot is on (UEFI, EFI_GLOBAL_VARIABLE).
+_SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+
+def driver_facts(root: Path = Path("/")) -> DriverFacts:
+    """Look at this machine; ``root`` stands in for ``/``."""
+    release = root / "lib/modules" / os.uname().release
+    return DriverFacts(
+        program=(root / vboxmanage.VBOXMANAGE.lstrip("/")).exists(),
+        device=(root / "dev/vboxdrv").exists(),
+        module=any(release.rglob("vboxdrv.ko*")),
+        secure_boot=_text(root / _SECURE_BOOT)[4:5] == b"\1",
+    )
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def end_services(directory: Path) -> None:
+    """End VBoxSVC of a launch's users, which would end five seconds later, and its sockets."""
+    for profile in (Profile.TOR_GUEST, Profile.APP_GUEST):
+        place = vboxmanage.home(profile, directory)
+        wanted = f"VBOX_USER_HOME={vboxmanage.config(place)}".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and wanted in _text(entry / "environ").split(b"\0"):
+                process = machines.identify(int(entry.name))
+                if process is not None:
+                    machines.kill(process)
+                    machines.wait_until_ended(process, _GONE)
+        shutil.rmtree(f"/tmp/.vbox-{vboxmanage.socket_id(place)}-ipc", ignore_errors=True)  # noqa: S108
+
+
+#: Seconds for a killed process to be gone.
+_GONE = 30.0

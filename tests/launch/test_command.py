@@ -127,7 +127,8 @@ def test_start_twice_stop_twice_and_status_between(world: World) -> None:
     assert (other.returncode, f"guests of {world.directory} run" in other.stderr) == (0, True)
     found = json.loads(world.cli("status", "--json").stdout)
     assert set(found) == {
-        "version", "directory", "under_way", "image", "accelerator", "rules", "guests",
+        "version", "directory", "under_way", "hypervisor", "image", "accelerator", "rules",
+        "guests",
     }  # fmt: skip
     assert (found["image"], found["rules"], found["under_way"]) == (str(world.image()), True, None)
     tor, app = found["guests"]

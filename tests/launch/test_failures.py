@@ -14,7 +14,8 @@ import pytest
 
 from tails_profiles import qemu
 from tails_profiles.errors import LaunchError, ProfilesError
-from tails_profiles.launch_steps import Await, Monitor, StartMachine, Step
+from tails_profiles.launch_steps import Await, Step
+from tails_profiles.machine_steps import Monitor, StartMachine
 from tails_profiles.profile import Profile
 from tails_profiles.system import machines, nft
 from tests.launch.world import FACTOR, LIMITS, World, run

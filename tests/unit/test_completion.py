@@ -90,7 +90,7 @@ def test_profiles_and_only_one() -> None:
         (("token", "tor-guest", "--hypervisor", ""), [*recipe.HYPERVISORS]),
         (("token", "--hypervisor", "=", "q"), ["qemu"]),
         (("token", "--hypervisor", "="), [*recipe.HYPERVISORS]),
-        (("host", "plan", "--hypervisor", ""), ["qemu"]),
+        (("host", "plan", "--hypervisor", ""), ["qemu", "virtualbox"]),
         (("host", "audit", "--hypervisor", ""), [*recipe.HYPERVISORS]),
         (("host", "audit", "vm", "--profile", ""), [*GUESTS]),
         (("token", "tor-guest", "--firmware", ""), [*recipe.FIRMWARES]),

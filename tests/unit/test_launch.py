@@ -17,7 +17,8 @@ import pytest
 from tails_profiles import launch, launch_steps, settings
 from tails_profiles.errors import InvalidSettingError, LaunchError, SettingsError
 from tails_profiles.launch import HostFacts, ImageFacts, LaunchPlan
-from tails_profiles.launch_steps import Await, CheckImage, LoadRules, Monitor, StartMachine
+from tails_profiles.launch_steps import Await, CheckImage, LoadRules
+from tails_profiles.machine_steps import Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import Feature, Proxy, ProxyType, Settings, Share, TorSettings
 
@@ -166,7 +167,7 @@ def test_identity_is_constant_and_every_table_that_qemu_fills_is_given(profile: 
 
 def test_plan_is_what_start_runs_line_by_line() -> None:
     steps = launch_steps.steps(plan(), SEEDS)
-    text = launch_steps.display(steps)
+    text = launch_steps.display(plan(), steps)
     for step in steps:
         assert step.display() in text
 
@@ -218,7 +219,8 @@ def test_host_json_names_what_the_steps_do() -> None:
     made = plan(i2p=True)
     found = launch_steps.to_json(made, launch_steps.steps(made, SEEDS))
     assert set(found) == {
-        "version", "image", "directory", "accelerator", "runner", "guests", "prelude", "steps",
+        "version", "hypervisor", "image", "directory", "accelerator", "runner", "guests", "prelude",
+        "steps",
     }  # fmt: skip
     assert [guest["profile"] for guest in found["guests"]] == [*GUESTS]
     assert {step["kind"] for step in found["steps"]} == {

@@ -114,7 +114,7 @@ def ensure(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.guest and guest.profile != arguments.guest:
             continue
         tool = Tool(guest.profile, made.directory)
-        version = tool.version()
+        version = vboxmanage.Version(*vbox.version())
         machine = changed(guest, made, dict(each.split("=", 1) for each in arguments.extradata))
         before = len(counted.calls)
         vbox.ensure(machine, tool, version)

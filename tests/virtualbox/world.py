@@ -69,6 +69,7 @@ tty 5 0
 END
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
+ln -s /proc/self/fd/0 dev/stdin
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 for path; do
@@ -124,7 +125,7 @@ class VirtualBox:
     def enter(self) -> tuple[str, ...]:
         """What stands before a command so that it runs inside, as root."""
         return ("nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--ipc", "--root",
-                "--wd=/", "--")  # fmt: skip
+                "--wdns=/", "--")  # fmt: skip
 
     def path(self, inside: Path | str) -> Path:
         """A file inside, as this process reaches it."""

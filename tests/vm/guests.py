@@ -19,7 +19,8 @@ from tails_profiles import launcher, settings
 from tails_profiles.command import Command
 from tails_profiles.errors import LaunchError, ProfilesError
 from tails_profiles.launch import LaunchPlan
-from tails_profiles.launch_steps import StartMachine, Step
+from tails_profiles.launch_steps import Step
+from tails_profiles.machine_steps import StartMachine
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import Settings
 from tests.lab.tornet import wait_for

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``tails-profiles host`` with the real VirtualBox, as far as it goes without its kernel driver."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.virtualbox.test_plan import TOR, UUID, Host
+from tests.virtualbox.world import ENVIRONMENT, TOP, VirtualBox
+
+pytestmark = pytest.mark.virtualbox
+
+IMAGE = "/srv/image.iso"
+DIRECTORY = Path("/run/tails-profiles-host")
+START = ("start", "--hypervisor", "virtualbox", "--image", IMAGE)
+PLAN = ("plan", *START[1:])
+PYTHON = {"PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with VirtualBox([TOP]) as box:
+        box.path(IMAGE).write_bytes(bytes(2048 * 100))
+        yield Host(box)
+
+
+def command(host: Host, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return host.box.run("python3", "-m", "tails_profiles", "host", *words, **PYTHON, **environment)
+
+
+def driver(host: Host) -> None:
+    """A device that is there and does nothing: past the first look, to the machines."""
+    assert host.box.run("mknod", "-m", "600", "/dev/vboxdrv", "c", "10", "250").returncode == 0
+
+
+def owner(pid: int) -> int:
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except FileNotFoundError:
+        return 0  # it ended meanwhile
+
+
+def left(host: Host) -> tuple[str, ...]:
+    """What there is of a launch: files, processes, rules."""
+    paths = host.box.run("find", "/run", "/tmp", "/var/tmp", "/dev/shm").stdout.split()
+    return (
+        *(path for path in paths if "vbox-test-ipc" not in path and "/run/systemd" not in path),
+        # The tests' own VBoxSVC, which comes and goes, is root's.
+        *(words for pid, words in host.box.processes().items() if owner(pid) != 0),
+        *host.box.run("nft", "list", "ruleset").stdout.splitlines(),
+    )
+
+
+def test_without_the_driver_it_is_said_before_anything_is_made(host: Host) -> None:
+    before = left(host)
+    done = command(host, *START)
+    assert done.returncode == 7
+    assert done.stderr == (
+        "tails-profiles: VirtualBox's kernel driver is not loaded\n"
+        "  there is none for this kernel: install virtualbox-dkms and the linux-headers of it, or"
+        " run /sbin/vboxconfig\n"
+    )
+    assert left(host) == before
+
+
+def test_with_a_driver_that_fails_everything_is_made_said_and_taken_back(host: Host) -> None:
+    driver(host)
+    command(host, "stop")
+    before = left(host)
+    done = command(host, *START)
+    assert done.returncode == 7
+    assert "tor-guest: starting" in done.stderr
+    assert "tor-guest: the virtual machine ended, before it said a word" in done.stderr
+    # In the real one's own words or ours for them.
+    assert "VirtualBox said: its kernel driver is not there, or cannot be used" in done.stderr
+    assert left(host) == before
+
+
+def test_plan_changes_nothing_and_names_no_caller(host: Host) -> None:
+    before = left(host)
+    done = command(host, *PLAN, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["hypervisor"] == "virtualbox"
+    assert left(host) == before
+    shown = command(host, *PLAN).stdout
+    assert "/usr/lib/virtualbox/VBoxManage createvm" in shown
+    assert ENVIRONMENT["VBOX_USER_HOME"] not in shown
+
+
+def test_printed_plan_is_carried_out_by_bash_and_its_reading_back_is_real(host: Host) -> None:
+    shown = command(host, *PLAN).stdout
+    done = host.box.run("bash", stdin=shown)
+    # As far as the driver: the machine's process ends.
+    assert done.returncode != 0
+    assert "No such process" in done.stderr
+    made = host.manage(TOR, "list", "vms")
+    assert UUID[TOR] in made
+    assert host.info(TOR)["cableconnected1"] == "off"
+    assert command(host, "stop").returncode == 0
+    # What VirtualBox does not say ends it there.
+    wrong = shown.replace("\ncableconnected1=off\n", "\ncableconnected1=on\n", 1)
+    done = host.box.run("bash", stdin=wrong)
+    assert done.returncode != 0
+    assert "it is not so: \ncableconnected1=on" in done.stderr
+    assert "No such process" not in done.stderr
+    command(host, "stop")
+    wrong = shown.replace("Value: tails-profile:tor-guest\n", "Value: tails-profile:app-guest\n", 1)
+    assert "it is not so" in host.box.run("bash", stdin=wrong).stderr
+
+
+def test_start_that_is_killed_is_taken_up_by_the_next(host: Host) -> None:
+    driver(host)
+    # A front end that never becomes ready, for as long as the launcher lives.
+    hanging = host.box.path("/usr/lib/virtualbox/VBoxHeadless")
+    hanging.rename(hanging.with_name("VBoxHeadless.real"))
+    hanging.write_text("#!/bin/sh\nexec sleep 1000000\n")
+    hanging.chmod(0o755)
+    first = subprocess.Popen(
+        [*host.box.enter, "python3", "-m", "tails_profiles", "host", *START],
+        env={**ENVIRONMENT, **PYTHON}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert first.stderr is not None
+    assert first.stderr.readline() == "tor-guest: starting\n"
+    inside = next(pid for pid, words in host.box.processes().items() if "host start" in words)
+    os.kill(inside, signal.SIGKILL)
+    first.wait()
+    uuids = host.manage(TOR, "list", "vms")
+    assert UUID[TOR] in uuids
+    hanging.unlink()
+    hanging.with_name("VBoxHeadless.real").rename(hanging)
+    assert "not loaded" not in command(host, *START).stderr
+    assert command(host, "stop").returncode == 0
+    assert not host.box.path(DIRECTORY).exists()
+    assert host.box.processes("VBoxHeadless") == {}
+
+
+def test_stop_leaves_nothing(host: Host) -> None:
+    before = left(host)
+    host.box.run("bash", stdin=command(host, *PLAN).stdout)
+    assert left(host) != before
+    done = command(host, "stop")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert left(host) == before

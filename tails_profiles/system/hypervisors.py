@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tails_profiles.command import Command
-from tails_profiles.errors import AuditError, CommandError
+from tails_profiles.errors import AuditError, CommandError, CommandNotFoundError
 from tails_profiles.system.process import Completed, read
 from tails_profiles.vboxmanage import VBOXMANAGE
 
@@ -23,9 +23,12 @@ VBOXMANAGES = (VBOXMANAGE, "VBoxManage")
 # ---- VirtualBox
 
 
-def vboxmanage() -> str | None:
-    """The program, or None where VirtualBox is not installed."""
-    return next((path for name in VBOXMANAGES if (path := shutil.which(name))), None)
+def vboxmanage() -> str:
+    """The program; raises CommandNotFoundError where VirtualBox is not installed."""
+    found = next((path for name in VBOXMANAGES if (path := shutil.which(name))), None)
+    if found is None:
+        raise CommandNotFoundError("VBoxManage")
+    return found
 
 
 def list_virtualbox(program: str) -> str:
@@ -73,26 +76,22 @@ def read_settings_file(path: str) -> str:
 # ---- libvirt
 
 
-def virsh() -> str | None:
-    """The program, or None where libvirt is not installed."""
-    return shutil.which(VIRSH)
-
-
-def ask_libvirt(program: str, vm: str) -> tuple[str, ...] | None:
+def ask_libvirt(vm: str) -> tuple[str, ...] | None:
     """A domain's XML: what it will start with and, if it runs, what it is now; None if unknown.
 
-    Raises CommandError where libvirt itself does not answer.
+    Raises CommandNotFoundError, and CommandError where libvirt itself does not answer.
     """
-    stored = _virsh(program, "dumpxml", "--inactive", "--domain", vm)
+    stored = _virsh("--inactive", vm)
     if stored.status == 0:
-        return stored.stdout, _virsh(program, "dumpxml", "--domain", vm).stdout
+        return stored.stdout, _virsh("", vm).stdout
     if "failed to get domain" in stored.stderr:
         return None
     raise CommandError(f"{VIRSH} dumpxml", stored.status, stored.stderr)
 
 
-def _virsh(program: str, *words: str) -> Completed:
-    return read(Command((program, "--readonly", "--quiet", *words)), limit=LIMIT, ok=range(256))
+def _virsh(option: str, vm: str) -> Completed:
+    words = ("--readonly", "--quiet", "dumpxml", *filter(None, [option]), "--domain", vm)
+    return read(Command((VIRSH, *words)), limit=LIMIT, ok=range(256))
 
 
 # ---- QEMU

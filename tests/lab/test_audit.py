@@ -265,6 +265,12 @@ def test_command_says_that_libvirt_does_not_answer(tmp_path: Path) -> None:
     assert done.stderr.startswith("tails-profiles: virsh dumpxml: failed with status 1: error: ")
 
 
+def test_command_asks_the_others_and_says_who_did_not_answer(tmp_path: Path) -> None:
+    done = command(f"test://{tmp_path}/missing.xml", "vm")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "there is no machine 'vm' of this user; libvirt does not answer: virsh" in done.stderr
+
+
 def test_command_says_that_libvirt_is_not_installed(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tails_profiles", "host", "audit", "vm", "--hypervisor", "libvirt"],

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
+from pathlib import PurePosixPath
 from typing import Any
 
 from tails_profiles import constants, firewall, i2pd, links, settings, torrc
@@ -21,6 +22,7 @@ from tails_profiles.errors import (
     ProfilesError,
     QuarantineError,
     RulesetError,
+    SettingsError,
 )
 from tails_profiles.firewall import file_name
 from tails_profiles.paths import Paths
@@ -28,6 +30,7 @@ from tails_profiles.profile import PROFILES, Profile
 from tails_profiles.selection import Selection, select
 from tails_profiles.session import session_files
 from tails_profiles.settings import I2pSettings, Settings
+from tails_profiles.settings_disk import Content
 from tails_profiles.system import dmi, files, journal, nft, settings_disk, units
 from tails_profiles.system import links as link_edge
 from tails_profiles.system.serial import announce
@@ -51,6 +54,7 @@ class Decision:
     dhcp: bool
     proxy: tuple[IPv4Address, int] | None
     offline: bool
+    opened: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the links step, which runs in a process of its own."""
@@ -61,6 +65,7 @@ class Decision:
             "dhcp": self.dhcp,
             "proxy": [str(self.proxy[0]), self.proxy[1]] if self.proxy else None,
             "offline": self.offline,
+            "opened": self.opened,
         }
 
 
@@ -74,6 +79,7 @@ def decision_from_json(value: dict[str, Any]) -> Decision:
         value["dhcp"],
         (IPv4Address(proxy[0]), proxy[1]) if proxy else None,
         value["offline"],
+        value["opened"],
     )
 
 
@@ -88,6 +94,7 @@ def decide(profile: Profile, found: Settings | None) -> Decision:
         profile.is_gateway and found is None,
         settings.private_proxy(values),
         values.offline,
+        values.i2p.port if profile is Profile.I2P_GUEST and values.i2p is not None else None,
     )
 
 
@@ -106,20 +113,20 @@ def run_firewall(paths: Paths) -> None:
     )  # fmt: skip
     _announce(selection.profile, "selected", paths)
     require_target(selection.profile)
-    found = read_settings(selection, paths)
+    found, bundle = read_settings(selection, paths)
     if found is not None:
         settings.refuse_unbuilt(found)
     decision = decide(selection.profile, found)
     cross_check(selection, paths)
     name = file_name(decision.profile, decision.variant)
-    text = ruleset_text(name, paths) + _proxy_elements(decision)
+    text = ruleset_text(name, paths) + _elements(decision, None)
     nft.load(text, name)
     log.info(
         "rule set %s is in force", name,
         extra={"MESSAGE_ID": journal.LOADED_ID, "TAILS_PROFILES_RULESET": name},
     )  # fmt: skip
     write_network_files(decision, paths)
-    write_configuration(found or settings.defaults(selection.profile), paths)
+    write_configuration(found or settings.defaults(selection.profile), paths, bundle)
     files.write_json(paths.decision, decision.to_json(), mode=0o600)
     if decision.dhcp:
         files.write_atomic(paths.dhcp, "")
@@ -162,16 +169,18 @@ def table_loader(decision: Decision, paths: Paths) -> Callable[[str], None]:
     def load(table: str) -> None:
         name = file_name(decision.profile, decision.variant, table)
         link = "uplink" if table == firewall.DHCP_LINK else table
-        elements = ""
-        if decision.proxy is not None and link == "uplink":
-            elements = firewall.proxy_elements(decision.proxy, link)
+        elements = _elements(decision, link) if link == "uplink" else ""
         nft.load(ruleset_text(name, paths) + elements, name)
 
     return load
 
 
-def _proxy_elements(decision: Decision) -> str:
-    return firewall.proxy_elements(decision.proxy) if decision.proxy else ""
+def _elements(decision: Decision, link: str | None) -> str:
+    """What this start adds to the rule set, or to its uplink's table."""
+    text = firewall.proxy_elements(decision.proxy, link) if decision.proxy else ""
+    if decision.opened is not None:
+        text += firewall.opened_elements(decision.opened, link)
+    return text
 
 
 def require_target(profile: Profile) -> None:
@@ -187,27 +196,33 @@ def require_target(profile: Profile) -> None:
         )
 
 
-def read_settings(selection: Selection, paths: Paths) -> Settings | None:
-    """The settings of this guest, or None without a disk; mixes the seed beside them.
+def read_settings(selection: Selection, paths: Paths) -> tuple[Settings | None, bytes]:
+    """The settings and the bundle of this guest; mixes the seed beside them.
 
-    Raises SettingsError.
+    None and nothing without a disk. Raises SettingsError.
     """
-    found, seed = find_settings(selection, paths)
-    if found is not None:
-        settings_disk.mix_seed(seed, paths)
-    return found
+    found, disk = find_settings(selection, paths)
+    if disk is None:
+        return None, b""
+    settings_disk.mix_seed(disk.seed, paths)
+    return found, disk.bundle
 
 
-def find_settings(selection: Selection, paths: Paths) -> tuple[Settings | None, bytes]:
-    """The settings and the seed of this guest's disk, if there is one; changes nothing.
+def find_settings(selection: Selection, paths: Paths) -> tuple[Settings | None, Content | None]:
+    """The settings of this guest's disk, and the disk, if there is one; changes nothing.
 
     Raises SettingsError.
     """
     disk = settings_disk.find(paths, promised=selection.settings_promised, timeout=patience())
     if disk is None:
-        return None, b""
-    data, seed = disk
-    return settings.parse(data, profile=selection.profile), seed
+        return None, None
+    found = settings.parse(disk.settings, profile=selection.profile)
+    if disk.bundle and (found.i2p is None or found.i2p.reseed != "bundle"):
+        raise SettingsError(
+            "the settings disk holds first I2P routers that its settings do not ask for",
+            hint='set i2p.reseed to "bundle"',
+        )
+    return found, disk
 
 
 def cross_check(selection: Selection, paths: Paths) -> None:
@@ -266,13 +281,16 @@ def write_network_files(decision: Decision, paths: Paths) -> None:
         files.write_atomic(paths.network_manager, NETWORK_MANAGER)
 
 
-def write_configuration(values: Settings, paths: Paths) -> None:
-    """What the profile's own services read: the settings in their programs' words."""
+def write_configuration(values: Settings, paths: Paths, bundle: bytes = b"") -> None:
+    """What the profile's own services read: the settings in their programs' words.
+
+    ``bundle``: I2P's first routers, where the settings disk holds them.
+    """
     if values.profile is Profile.APP_GUEST:
         for name, text in session_files(values).items():
             files.write_atomic(paths.session / name, text)
     if values.profile is Profile.I2P_GUEST and values.i2p is not None:
-        _write_i2pd(values.i2p, paths)
+        _write_i2pd(values.i2p, paths, bundle)
     if values.tor is not None:
         tor = replace(values.tor, connect=values.tor.connect and not values.offline)
         programs = {program for each in torrc.PLUGINS.values() for program in each}
@@ -283,20 +301,23 @@ def write_configuration(values: Settings, paths: Paths) -> None:
         files.write_atomic(paths.torrc, torrc.torrc(tor, installed), 0o640, constants.TOR_USER)
 
 
-def _write_i2pd(values: I2pSettings, paths: Paths) -> None:
+def _write_i2pd(values: I2pSettings, paths: Paths, given: bytes) -> None:
     bundle = next(
         (each for each in i2pd.BUNDLES if (paths.root / each.lstrip("/")).is_file()), None
     )
+    if given:
+        bundle = i2pd.given_path(given)
+        files.write_atomic(paths.state / PurePosixPath(bundle).name, given)
     try:
         additions = (paths.root / i2pd.ADDITIONS.lstrip("/")).read_text(encoding="utf-8")
     except FileNotFoundError:
         additions = ""
     files.write_atomic(paths.i2pd_conf, i2pd.i2pd_conf(values, bundle, additions))
-    resolvers = constants.I2P_RESOLVERS if i2pd.asks_names(values, bundle) else ()
-    files.write_atomic(
-        paths.i2pd_resolv_conf,
-        "".join(f"nameserver {each}\n" for each in resolvers) or "# no names\n",
-    )
+    resolvers = constants.I2P_RESOLVERS if i2pd.asks_names(values) else ()
+    text = "".join(f"nameserver {each}\n" for each in resolvers) or i2pd.NO_NAMES
+    # Of that group is also who takes the names away again, once no more are needed.
+    group = constants.I2P_USER if resolvers else None
+    files.write_atomic(paths.i2pd_resolv_conf, text, 0o664 if resolvers else 0o644, group)
 
 
 def record(paths: Paths, selection: Selection, **facts: Any) -> None:  # noqa: ANN401

@@ -19,6 +19,8 @@ from tails_profiles import (
     boot,
     firewall,
     hypervisors,
+    i2pd,
+    launch,
     launch_steps,
     launcher,
     lease,
@@ -40,6 +42,7 @@ from tails_profiles.launch import LaunchPlan
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile, token
 from tails_profiles.selection import Selection, select, selection_from_json
+from tails_profiles.settings_disk import MAX_BUNDLE
 from tails_profiles.status import Status
 from tails_profiles.system import dmi, files, selftest
 from tails_profiles.system import links as link_edge
@@ -205,6 +208,8 @@ def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has 
         action.add_argument("--i2p", action="store_true", help="also start i2p-guest")
         action.add_argument("--exclusive", action="store_true",
                             help="while they run, nobody else here has a network")  # fmt: skip
+        action.add_argument("--reseed", type=Path, metavar="FILE",
+                            help="I2P's first routers, .su3 or .zip; see i2p.md")  # fmt: skip
     for action in (plan, start, stop, status):
         action.add_argument("--directory", type=Path, default=launcher.DIRECTORY, metavar="DIR",
                             help="sockets and state (default: %(default)s)")  # fmt: skip
@@ -419,7 +424,8 @@ def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
         )
     if arguments.i2p and found[Profile.APP_GUEST].i2p is None:
         found[Profile.APP_GUEST] = replace(found[Profile.APP_GUEST], i2p=settings.I2pSettings())
-    return launcher.make_plan(
+    bundle = _bundle(arguments)
+    made = launcher.make_plan(
         arguments.image,
         arguments.directory,
         found,
@@ -427,6 +433,26 @@ def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
         exclusive=arguments.exclusive,
         hypervisor=arguments.hypervisor,
     )
+    return launch.with_bundle(made, bundle)
+
+
+def _bundle(arguments: argparse.Namespace) -> bytes:
+    """The file of first I2P routers, checked as far as it can be here."""
+    if arguments.reseed is None:
+        return b""
+    if not arguments.i2p:
+        raise SettingsError(f"{arguments.reseed} is for i2p-guest, which is not to be started",
+                            hint="add --i2p")  # fmt: skip
+    try:
+        with arguments.reseed.open("rb") as file:
+            data: bytes = file.read(MAX_BUNDLE + 1)
+    except OSError as err:
+        raise SettingsError(f"{arguments.reseed} cannot be read: {err.strerror}") from err
+    if len(data) > MAX_BUNDLE:
+        raise SettingsError(f"{arguments.reseed} has more than {MAX_BUNDLE >> 10} KiB",
+                            hint="a reseed bundle has about 100")  # fmt: skip
+    i2pd.given_path(data)
+    return data
 
 
 def _host_plan(arguments: argparse.Namespace) -> int:

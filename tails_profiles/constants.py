@@ -96,10 +96,13 @@ DNS_PORTS = (53, 5353)
 
 I2P_HTTP_PORT = 4444
 I2P_SOCKS_PORT = 4447
-I2P_PORTS = (I2P_HTTP_PORT, I2P_SOCKS_PORT)
+I2P_PROXY_PORTS = (I2P_HTTP_PORT, I2P_SOCKS_PORT)
+#: A call to it is the request for a new client destination; nothing is read from it.
+I2P_RENEW_PORT = 4448
+I2P_PORTS = (*I2P_PROXY_PORTS, I2P_RENEW_PORT)
 
 #: Whom i2p-guest's router asks for the names of I2P's reseed servers, and for nothing else, where
-#: the image ships no first routers: Quad9. The NAT's own resolver would be the host's.
+#: the settings say that it may: Quad9. The NAT's own resolver would be the host's.
 I2P_RESOLVERS = (IPv4Address("9.9.9.9"), IPv4Address("149.112.112.112"))
 
 #: What is never reached over an uplink, one list for every rule set. RFC 1918, RFC 1122 (this

@@ -107,16 +107,9 @@ class TransportError(SettingsError):
 
 
 class ReseedError(SettingsError):
-    """The settings want the image's first I2P routers, and it ships none."""
+    """The I2P router would know nobody: no first routers, or a file that holds none."""
 
     reason = "i2p"
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        super().__init__(
-            "the first I2P routers are to come from the image, and it has none",
-            hint=f"looked for {' and '.join(paths)}",
-        )
-        self.paths = tuple(paths)
 
 
 class RulesetError(ProfilesError):
@@ -199,6 +192,12 @@ class TorError(SystemFailureError):
     """Tor does not answer, or ended."""
 
     reason = "tor"
+
+
+class I2pError(SystemFailureError):
+    """The I2P router has found nobody to begin with."""
+
+    reason = "i2p"
 
 
 class LaunchError(ProfilesError):

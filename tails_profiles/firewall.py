@@ -158,7 +158,8 @@ class InnerLinkContext:
 class UplinkContext:
     """The frames of an uplink; ``own`` is None where a lease gives the address.
 
-    ``proxy``: settings may name a proxy in a private range; I2P has none.
+    ``proxy``: settings may name a proxy in a private range; I2P has none. ``opens``: settings may
+    open a port to the internet; Tor needs none.
     """
 
     template: ClassVar[str] = "uplink.nft.j2"
@@ -169,6 +170,7 @@ class UplinkContext:
     resolver: IPv4Address | None
     udp: bool
     proxy: bool
+    opens: bool
     public: tuple[AddressRange, ...]
 
 
@@ -318,8 +320,9 @@ def _uplink(profile: Profile, facts: LinkConstants, variant: str, *, dhcp: bool)
         None if dhcp else facts.peer,
         constants.UPLINK_RESOLVER if tor and transport != "tcp" else None,
         not tor or transport == "tcp-udp",
-        tor,
-        _PUBLIC,
+        proxy=tor,
+        opens=not tor,
+        public=_PUBLIC,
     )
 
 
@@ -346,6 +349,11 @@ def proxy_elements(proxy: tuple[IPv4Address, int], link: str | None = None) -> s
     """The statement that lets Tor reach one proxy in a private range, for one of the tables."""
     address, port = proxy
     return f"add element {_table(link)} proxy {{ {address} . {port} }}\n"
+
+
+def opened_elements(port: int, link: str | None = None) -> str:
+    """The statement that opens one port of i2p-guest to the internet, for one of the tables."""
+    return f"add element {_table(link)} opened {{ {port} }}\n"
 
 
 def lease_elements(lease: tuple[IPv4Address, IPv4Address] | None) -> str:

@@ -5,7 +5,9 @@ Option names and their meaning: i2pd's documentation of its configuration file. 
 image's own i2pd.conf or tunnels is read: they would open a console and other people's tunnels.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from tails_profiles import constants as c
@@ -14,35 +16,57 @@ from tails_profiles.settings import I2pSettings
 
 #: Routers that i2pd wants to know before it stops looking for more in a bundle or online.
 ROUTERS_WANTED = 25
+#: Tunnels of each direction that are no proxy's: those by which the router explores, and as many of
+#: the destination that its address book uses.
+OWN_TUNNELS = 6
+_WAYS = ("inbound", "outbound")
 #: First routers that the makers of an image ship, the signed kind first; AppArmor's profile of
 #: Debian's i2pd lets it read below here.
 BUNDLES = (
     "/usr/share/i2pd/tails-profiles/reseed.su3",
     "/usr/share/i2pd/tails-profiles/reseed.zip",
 )
+#: Where the router finds those of the settings disk, by what the file begins with: I2P's signed
+#: kind (its SU3 specification), and a plain zip archive, which is trusted as the host is.
+GIVEN = {b"I2Psu3": "/etc/i2pd/reseed.su3", b"PK\x03\x04": "/etc/i2pd/reseed.zip"}
 #: What the makers of an image add: lines for the part before the first section.
 ADDITIONS = "/usr/share/i2pd/tails-profiles/i2pd.conf"
 
+#: The router's resolv.conf(5) wherever it needs no names, and once it needs them no more.
+NO_NAMES = "# no names\n"
+
 #: What app-guest, or a program that got into this guest, could steer the router with.
 _INTERFACES = ("http", "sam", "bob", "i2cp", "i2pcontrol")
-#: What would contact others on its own: names, clocks, routers at home.
-_HABITS = ("addressbook", "nettime", "upnp")
+#: What would contact others on its own: clocks, routers at home.
+_HABITS = ("nettime", "upnp")
 
 
 def i2pd_conf(i2p: I2pSettings, bundle: str | None, additions: str = "") -> str:
     """The configuration that these settings come to.
 
-    ``bundle`` is the path of the image's first routers, None without one. Raises ReseedError where
-    the settings want one that is not there.
+    ``bundle`` is the path of the first routers, None without them. Raises ReseedError where there
+    are none and the settings do not say that I2P's servers may be asked.
     """
     first = _first_routers(i2p, bundle)
-    lines = (*_router(i2p, additions), *_transports(), *_proxies(), *_off(), *first)
+    own = _section("exploratory", *(f"{way}.quantity = {OWN_TUNNELS // 2}" for way in _WAYS))
+    lines = (*_router(i2p, additions), *_transports(i2p), *_proxies(), *own, *_off(), *first)
     return "\n".join(lines) + "\n"
 
 
-def asks_names(i2p: I2pSettings, bundle: str | None) -> bool:
+def asks_names(i2p: I2pSettings) -> bool:
     """Whether the router must look up the names of I2P's reseed servers."""
-    return _chosen(i2p, bundle) is None
+    return i2p.reseed == "online"
+
+
+def given_path(bundle: bytes) -> str:
+    """Where the router finds the bundle of a settings disk; raises ReseedError if it is none."""
+    for beginning, path in GIVEN.items():
+        if bundle.startswith(beginning):
+            return path
+    raise ReseedError(
+        f"the file of first I2P routers begins with {bundle[:6]!r}",
+        hint="give a reseed bundle: an .su3 file, or a .zip of routerInfo-*.dat",
+    )
 
 
 def _router(i2p: I2pSettings, additions: str) -> Iterator[str]:
@@ -50,7 +74,8 @@ def _router(i2p: I2pSettings, additions: str) -> Iterator[str]:
     if additions:
         yield additions.rstrip("\n")
     yield "log = stdout"
-    yield "loglevel = warn"
+    # That a tunnel stands is said at this level alone; the journal is in memory, and bounded.
+    yield "loglevel = info"
     yield "ipv4 = true"
     yield "ipv6 = false"
     # Nobody can call us, whatever an address says; it still carries others' traffic, as every
@@ -61,9 +86,11 @@ def _router(i2p: I2pSettings, additions: str) -> Iterator[str]:
         yield f"port = {i2p.port}"
 
 
-def _transports() -> Iterator[str]:
+def _transports(i2p: I2pSettings) -> Iterator[str]:
+    # Who has forwarded a port may be called: others are told where.
+    published = "false" if i2p.port is None else "true"
     for name in ("ntcp2", "ssu2"):
-        yield from _section(name, "enabled = true", "published = false")
+        yield from _section(name, "enabled = true", f"published = {published}")
     yield from _section("meshnets", "yggdrasil = false")
 
 
@@ -83,6 +110,8 @@ def _proxies() -> Iterator[str]:
 def _off() -> Iterator[str]:
     for name in (*_INTERFACES, *_HABITS):
         yield from _section(name, "enabled = false")
+    # Names, name.i2p: a list that the router fetches through I2P itself at each start.
+    yield from _section("addressbook", "enabled = true")
     yield from _section("persist", "profiles = false", "addressbook = false")
 
 
@@ -96,11 +125,65 @@ def _first_routers(i2p: I2pSettings, bundle: str | None) -> Iterator[str]:
 
 
 def _chosen(i2p: I2pSettings, bundle: str | None) -> str | None:
-    if i2p.reseed == "bundle" and bundle is None:
-        raise ReseedError(BUNDLES)
-    return None if i2p.reseed == "online" else bundle
+    if asks_names(i2p):
+        return None
+    if bundle is None:
+        raise ReseedError(
+            "nothing says where the first I2P routers come from",
+            hint='give a bundle with --reseed FILE, or set i2p.reseed to "online"',
+        )
+    return bundle
 
 
 def _section(name: str, *lines: str) -> Iterator[str]:
     yield f"[{name}]"
     yield from lines
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a router has said since it started.
+
+    ``inbound`` and ``outbound``: tunnels that were made. ``routers``: others it has learned of.
+    ``refused``: why it got no first ones.
+    """
+
+    inbound: int = 0
+    outbound: int = 0
+    refused: str | None = None
+    routers: int = 0
+
+    @property
+    def has_client_tunnel(self) -> bool:
+        """Whether more tunnels of each direction were made than are for the router itself."""
+        return min(self.inbound, self.outbound) > OWN_TUNNELS
+
+
+#: A router that has not said anything yet.
+SILENCE = Heard()
+
+# i2pd 2.45 to 2.56: libi2pd/I2NPProtocol.cpp or Tunnel.cpp, Reseed.cpp, daemon/Daemon.cpp.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_MADE = re.compile(r"(?:I2NP|Tunnel): (In|Out)bound tunnel \d+ has been created")
+_REFUSED = re.compile(r"Reseed: (?:.* failed.*|Unexpected .*|Can't .*|Failed to reseed from .*)")
+_LEARNED = re.compile(r"NetDb: RouterInfo added: ")
+_STARTING = re.compile(r"i2pd v[\d.]+ .*starting")
+
+
+def hear(heard: Heard, messages: Iterable[str]) -> Heard:
+    """The same after more of its messages, oldest first; a start begins anew."""
+    for each in messages:
+        message = _COLOUR.sub("", each)
+        if _STARTING.search(message):
+            heard = SILENCE
+        elif made := _MADE.search(message):
+            heard = (
+                replace(heard, inbound=heard.inbound + 1)
+                if made[1] == "In"
+                else replace(heard, outbound=heard.outbound + 1)
+            )
+        elif _LEARNED.search(message):
+            heard = replace(heard, routers=heard.routers + 1)
+        elif refused := _REFUSED.search(message):
+            heard = replace(heard, refused=refused[0])
+    return heard

@@ -7,7 +7,7 @@ looks at the machine; what must be known of it arrives as ``HostFacts``.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -48,7 +48,7 @@ class GuestPlan:
     that is ahead of the host's.
 
     ``directory`` holds its sockets and its settings disk. Uplinks start unplugged: the link gate
-    opens once the guest has said ``firewall``.
+    opens once the guest has said ``firewall``. ``bundle``: the first routers of an i2p-guest.
     """
 
     profile: Profile
@@ -61,6 +61,7 @@ class GuestPlan:
     clock_offset: timedelta
     user: str
     directory: Path
+    bundle: bytes = field(default=b"", repr=False)
 
     @property
     def log(self) -> Path:
@@ -228,6 +229,23 @@ def exclusively(plan: LaunchPlan) -> LaunchPlan:
             hint="name the network's own resolver in /etc/resolv.conf, or leave --exclusive out",
         )
     return replace(plan, exclusive=True)
+
+
+def with_bundle(made: LaunchPlan, bundle: bytes) -> LaunchPlan:
+    """The plan with first routers on i2p-guest's settings disk; the same where there are none."""
+    if not bundle:
+        return made
+    guests = tuple(
+        replace(
+            guest,
+            bundle=bundle,
+            settings=replace(guest.settings, i2p=replace(guest.settings.i2p, reseed="bundle")),
+        )
+        if guest.profile is Profile.I2P_GUEST and guest.settings.i2p is not None
+        else guest
+        for guest in made.guests
+    )
+    return replace(made, guests=guests)
 
 
 def _profiles(*, i2p: bool) -> tuple[Profile, ...]:

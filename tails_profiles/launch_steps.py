@@ -174,7 +174,7 @@ def _start(guest: GuestPlan, plan: LaunchPlan, seed: bytes) -> Iterator[Step]:
          str(guest.directory))
     )  # fmt: skip
     data = guest_settings.serialize(guest.settings)
-    yield WriteDisk(guest, settings_disk.build(data, seed))
+    yield WriteDisk(guest, settings_disk.build(data, seed, guest.bundle))
     hypervisor = hypervisors.of(plan)
     yield from hypervisor.start(guest, plan)
     # It has the image open by now: the same file for every guest.

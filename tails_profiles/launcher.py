@@ -361,5 +361,5 @@ _REASONS: Mapping[str, str] = {
     "network": "it has no network; check this machine's",
     "bridge": "no bridge can be used; check them",
     "tor": "Tor gave up; check this machine's network, and whether it needs bridges",
-    "i2p": "I2P gave up; check this machine's network",
+    "i2p": "I2P gave up, or knows no first routers: give some with --reseed; see docs/i2p.md",
 }

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from tails_profiles.announce import Announcement
-from tails_profiles.errors import DetectionError, ProfilesError
+from tails_profiles.errors import DetectionError, I2pError, ProfilesError
+from tails_profiles.i2pd import ROUTERS_WANTED
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
+from tails_profiles.status import I2pStatus
 from tails_profiles.system import files, i2p, journal, tor, units
 from tails_profiles.system.serial import announce
 
@@ -37,13 +39,25 @@ class Service:
     progress: Callable[[Paths], Iterator[int | None]]
 
 
-def i2p_progress(paths: Paths, sleep: Callable[[float], None] = time.sleep) -> Iterator[int | None]:
-    """Every change of the router's percentage, until it is 100; None while it does not listen."""
+def i2p_progress(
+    paths: Paths,
+    sleep: Callable[[float], None] = time.sleep,
+    watch: Callable[[], I2pStatus] | None = None,
+) -> Iterator[int | None]:
+    """Every change of the router's percentage, until it is 100; None while it does not listen.
+
+    Raises I2pError when it knows nobody and found nobody.
+    """
     last = -1
+    look = watch or i2p.Watch(paths).state
     while last < 100:
-        state = i2p.read_state(paths)
+        state = look()
         if not state.listening:
             yield None
+        if state.is_refused:
+            raise I2pError(state.note)
+        if state.known is not None and state.known >= ROUTERS_WANTED:
+            i2p.forget_names(paths)
         if state.percent != last:
             last = state.percent
             log.info("%s", state.note)
@@ -57,7 +71,7 @@ SERVICES: Mapping[Profile, Service] = MappingProxyType(
         Profile.TOR_GUEST: Service(
             "tails-profiles-tor.service", "tor", lambda _: iter(tor.progress())
         ),
-        Profile.I2P_GUEST: Service("tails-profiles-i2p.service", "i2p", i2p_progress),
+        Profile.I2P_GUEST: Service(i2p.UNIT, "i2p", i2p_progress),
     }
 )
 
@@ -107,6 +121,11 @@ def main(say: Callable[[Announcement, Paths], None] = announce, paths: Paths | N
         for announcement in announcements(profile, service.progress(where), has_failed):
             say(announcement, where)
             journal.notify(announcement.line().strip())
+    except I2pError as err:
+        # The router goes on, and would for ever: nothing comes to it by itself.
+        log.error("%s", err)  # noqa: TRY400 - an expected failure is one line
+        say(Announcement(profile, "failed", reason=service.word), where)
+        return 0
     except ProfilesError as err:
         log.error("%s", err)  # noqa: TRY400 - an expected failure is one line
         return err.exit_status

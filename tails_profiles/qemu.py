@@ -23,7 +23,7 @@ from tails_profiles.constants import (
     UPLINK,
     LinkConstants,
 )
-from tails_profiles.launch import GuestPlan, LaunchPlan, Machine
+from tails_profiles.launch import CLOCK_RANGE, GuestPlan, LaunchPlan, Machine
 from tails_profiles.profile import Profile, token
 
 QEMU = "/usr/bin/qemu-system-x86_64"
@@ -160,8 +160,7 @@ def qemu_argv(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
         (QEMU, "-S", "-name", f"tails-profiles-{guest.profile}"),
         *(options.words for options in machine(kvm=plan.kvm)),
         _size(guest),
-        # The host's time: a start of its own, and then the guest's own pace.
-        ("-rtc", f"base={guest.clock:%Y-%m-%dT%H:%M:%S},clock=vm"),
+        ("-rtc", f"base={_clock(guest)},clock=vm"),
         identity(guest.token, guest.settings_tag, guest.machine.uuid).words,
         medium(str(plan.image)).words,
         settings_disk(str(guest.settings_disk)).words,
@@ -292,9 +291,20 @@ def _drive(node: str, path: str) -> str:
     )
 
 
+def _clock(guest: GuestPlan) -> str:
+    """Where a guest's clock starts, which then goes at the guest's own pace.
+
+    Exact: the host's when the machine starts, and not when it was planned: another gateway may have
+    booted in between, and I2P's routers refuse who is a minute off.
+    """
+    exact = not CLOCK_RANGE[guest.profile]
+    return "utc" if exact else f"{guest.clock:%Y-%m-%dT%H:%M:%S}"
+
+
 def _nic(guest: GuestPlan, plan: LaunchPlan, link: LinkConstants) -> tuple[str, ...]:
     if link.is_uplink:
-        return uplink(link).words
+        i2p = guest.settings.i2p
+        return uplink(link, i2p.port if i2p else None).words
     return inner_link(guest.profile, link, str(plan.link_directory)).words
 
 
@@ -306,13 +316,16 @@ def _network_device(link: LinkConstants) -> tuple[str, ...]:
     )
 
 
-def uplink(link: LinkConstants) -> Options:
-    """The uplink: QEMU's user-mode NAT."""
+def uplink(link: LinkConstants, opened: int | None = None) -> Options:
+    """The uplink: QEMU's user-mode NAT. ``opened``: a port of this host that leads to the guest."""
+    forward = "".join(
+        f",hostfwd={kind}::{opened}-{UPLINK.ip}:{opened}" for kind in ("tcp", "udp") if opened
+    )
     return Options(
         "The uplink, without IPv6 and without a forward. No option closes that 10.0.2.2 is this"
         " host's loopback and 10.0.2.3 its resolver: the rules of its user or namespace do.",
         (
-            "-netdev", f"user,id={link.name},ipv6=off,net={UPLINK.network},hostname=host",
+            "-netdev", f"user,id={link.name},ipv6=off,net={UPLINK.network},hostname=host{forward}",
             *_network_device(link),
         ),
     )  # fmt: skip

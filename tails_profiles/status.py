@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tails_profiles.errors import DamagedStateError
-from tails_profiles.i2pd import ROUTERS_WANTED
+from tails_profiles.i2pd import OWN_TUNNELS, ROUTERS_WANTED, SILENCE, Heard
 
 #: More than the answers to all questions for the names of ten reseed servers, repeated: beyond it
 #: datagrams are routers'.
@@ -41,14 +41,16 @@ class TorStatus:
 class I2pStatus:
     """i2p-guest's router, seen from outside.
 
-    ``listening``: both proxies are open. ``known``: routers it has stored, None to whoever may not
+    ``listening``: both proxies are open. ``known``: routers it knows of, None to whoever may not
     look. ``peers``: routers it has a TCP connection with; ``datagrams``: UDP ones that came in.
+    ``heard``: what it has said.
     """
 
     listening: bool
     known: int | None
     peers: int
     datagrams: int
+    heard: Heard = SILENCE
 
     @property
     def is_answered(self) -> bool:
@@ -57,22 +59,33 @@ class I2pStatus:
 
     @property
     def percent(self) -> int:
-        """How far it is: 10 for open proxies, up to 80 for enough routers, 10 for one that answers.
-
-        With 100 a page can be asked for; the first may still take a minute, until tunnels stand.
+        """How far it is: 10 for open proxies, up to 40 for enough routers, 10 for one that answers,
+        up to 39 for tunnels; 100 when a client tunnel stands, whatever the rest is.
         """
         if not self.listening or self.known is None:
             return 0
-        known = min(self.known, ROUTERS_WANTED) * 80 // ROUTERS_WANTED
-        return 10 + known + (10 if self.is_answered else 0)
+        if self.heard.has_client_tunnel:
+            return 100
+        known = min(self.known, ROUTERS_WANTED) * 40 // ROUTERS_WANTED
+        tunnels = min(self.heard.inbound, self.heard.outbound) * 39 // OWN_TUNNELS
+        return 10 + known + (10 if self.is_answered else 0) + tunnels
 
     @property
     def note(self) -> str:
         """Words for a person."""
         if not self.listening:
             return "the I2P router has not opened its proxies"
+        if self.is_refused:
+            return f"no first routers: {self.heard.refused}"
         known = "?" if self.known is None else self.known
-        return f"{known} routers known, {'some answer' if self.is_answered else 'none answers yet'}"
+        answered = "some answer" if self.is_answered else "none answers yet"
+        made = f"{self.heard.inbound} tunnels in and {self.heard.outbound} out were made"
+        return f"{known} routers known, {answered}, {made}"
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it knows nobody, and has found nobody where it was told to look."""
+        return self.known == 0 and self.heard.refused is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from tails_profiles.errors import DamagedStateError, MissingAccountError
 MAX_STATE = 1 << 20
 
 
-def write_atomic(path: Path, text: str, mode: int = 0o644, group: str | None = None) -> None:
+def write_atomic(
+    path: Path, content: str | bytes, mode: int = 0o644, group: str | None = None
+) -> None:
     """Replace ``path``: written beside it, given mode and group, then renamed; makes the directory.
 
     Raises MissingAccountError where ``group`` does not exist.
@@ -26,11 +28,11 @@ def write_atomic(path: Path, text: str, mode: int = 0o644, group: str | None = N
     descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")
     beside = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "wb") as file:
             if number is not None:
                 os.fchown(file.fileno(), -1, number)
             os.fchmod(file.fileno(), mode)
-            file.write(text)
+            file.write(content.encode() if isinstance(content, str) else content)
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)

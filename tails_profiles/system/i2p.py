@@ -4,19 +4,61 @@
 It has no console that could be asked; what a console would need, a program in this guest could use.
 """
 
+import os
 import pwd
+import signal
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 from tails_profiles import constants
+from tails_profiles.errors import SystemFailureError
+from tails_profiles.i2pd import NO_NAMES, SILENCE, Heard, hear
 from tails_profiles.paths import Paths
 from tails_profiles.status import I2pStatus
+from tails_profiles.system import units
+from tails_profiles.system.journal import Messages
+
+UNIT = "tails-profiles-i2p.service"
 
 # States of /proc/net/tcp (proc(5), include/net/tcp_states.h).
 _ESTABLISHED, _LISTEN = "01", "0A"
 
 
-def read_state(paths: Paths) -> I2pStatus:
+class Watch:
+    """The router as it goes on; what it has said is read only once."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._messages = Messages(UNIT)
+        self._heard = SILENCE
+
+    def state(self) -> I2pStatus:
+        """Its state now."""
+        self._heard = hear(self._heard, self._messages.new())
+        return read_state(self._paths, self._heard)
+
+
+def renew() -> None:
+    """Have the router make its proxies anew, with a new destination (i2pd(1): SIGHUP).
+
+    Raises SystemFailureError where it does not run.
+    """
+    number = int(units.properties(UNIT, "MainPID").get("MainPID", "0"))
+    if number == 0:
+        raise SystemFailureError("the I2P router does not run")
+    os.kill(number, signal.SIGHUP)
+
+
+def forget_names(paths: Paths) -> None:
+    """Take the resolvers away from the router, whose first routers have come.
+
+    In place: it is mounted where the router looks.
+    """
+    if "nameserver" in paths.i2pd_resolv_conf.read_text(encoding="ascii"):
+        paths.i2pd_resolv_conf.write_text(NO_NAMES, encoding="ascii")
+
+
+def read_state(paths: Paths, heard: Heard) -> I2pStatus:
     """The router's state; never raises. ``known`` is None to whoever may not look."""
     sockets = list(_sockets(paths))
     listening = {
@@ -31,8 +73,11 @@ def read_state(paths: Paths) -> I2pStatus:
         if state == _ESTABLISHED and owner == user and address != constants.I2P_INNER.ip
         and not remote[0].is_loopback
     }  # fmt: skip
-    open_ports = listening >= set(constants.I2P_PORTS)
-    return I2pStatus(open_ports, _known(paths), len(peers), _datagrams(paths))
+    open_ports = listening >= set(constants.I2P_PROXY_PORTS)
+    stored = _stored(paths)
+    # It stores them some minutes after it has learned of them.
+    known = None if stored is None else max(stored, heard.routers)
+    return I2pStatus(open_ports, known, len(peers), _datagrams(paths), heard)
 
 
 def _datagrams(paths: Paths) -> int:
@@ -45,7 +90,7 @@ def _datagrams(paths: Paths) -> int:
     return int(values[names.index("InDatagrams")])
 
 
-def _known(paths: Paths) -> int | None:
+def _stored(paths: Paths) -> int | None:
     try:
         # netDb/rX/routerInfo-HASH.dat: a directory for each first letter of the hash.
         next(paths.i2p_data.iterdir(), None)

@@ -55,6 +55,32 @@ def notify(status: str, *, ready: bool = False) -> None:
     daemon.notify(f"STATUS={status}" + ("\nREADY=1" if ready else ""))
 
 
+class Messages:
+    """What a unit says in this boot, from its first message on.
+
+    Empty to whoever may not read the journal, or where the image has no python3-systemd.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self._reader: Any = None
+        try:
+            from systemd import journal  # noqa: PLC0415
+        except ImportError:
+            return
+        self._reader = journal.Reader()
+        self._reader.this_boot()
+        self._reader.add_match(_SYSTEMD_UNIT=unit)
+
+    def new(self) -> list[str]:
+        """Those that were not returned before, oldest first."""
+        if self._reader is None:
+            return []
+        # Files that have come or gone since.
+        self._reader.process()
+        found = (entry.get("MESSAGE", "") for entry in self._reader)
+        return [each if isinstance(each, str) else each.decode(errors="replace") for each in found]
+
+
 def inherited_sockets() -> list[socket.socket]:
     """The sockets of this service's socket unit (sd_listen_fds(3)).
 

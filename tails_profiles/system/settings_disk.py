@@ -13,15 +13,15 @@ from tails_profiles import settings_disk
 from tails_profiles.command import Command
 from tails_profiles.errors import SettingsError
 from tails_profiles.paths import Paths
-from tails_profiles.settings_disk import LABEL, SECTOR
+from tails_profiles.settings_disk import LABEL, SECTOR, Content
 from tails_profiles.system.process import run
 
 #: Enough to see the descriptors of any ISO 9660 image.
 _START = 21 * SECTOR
 
 
-def find(paths: Paths, *, promised: bool, timeout: float) -> tuple[bytes, bytes] | None:
-    """The settings file and the seed of the only settings disk, or None where there is none.
+def find(paths: Paths, *, promised: bool, timeout: float) -> Content | None:
+    """What is on the only settings disk, or None where there is none.
 
     ``promised``: the chassis' asset tag says that there is one; then None is not an answer.
     ``timeout`` is in seconds: how long udev may need until every disk is there.

@@ -41,7 +41,7 @@ def read_status(paths: Paths) -> Status:
         _loaded(failed=failed) if profile.is_guest else None,
         tuple(_links(paths)),
         tor.bootstrap() if profile is Profile.TOR_GUEST else None,
-        i2p.read_state(paths) if profile is Profile.I2P_GUEST else None,
+        i2p.Watch(paths).state() if profile is Profile.I2P_GUEST else None,
         said.lease,
         target,
         _state(target),

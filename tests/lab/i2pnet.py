@@ -12,16 +12,17 @@ import ctypes
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tails_profiles import constants as c
-from tails_profiles.i2pd import i2pd_conf
+from tails_profiles.i2pd import given_path, i2pd_conf
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render_named
 from tails_profiles.settings import I2pSettings
@@ -32,9 +33,16 @@ ROUTERS = tuple(f"198.18.1.{number}" for number in range(1, 6))
 PORT = 5000
 PAGE = "This page came through I2P.\n"
 I2PD = "/usr/bin/i2pd"
-#: What a guest of this network needs beyond its own configuration: the network's number, and that
-#: a range reserved for benchmarks holds routers.
-ADDITIONS = "netid = 23\nreservedrange = false\n"
+#: The site's name, in whoever's address book has it.
+NAME = "site.i2p"
+#: Serves the page and the list of names, and writes down who comes: what i2pd tells a site.
+_SERVER = """
+import http.server, sys
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_request(self, code="-", size="-"):
+        print(self.headers.get("X-I2P-DestB32", "-"), self.path, flush=True)
+http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
+"""
 
 _ROUTER = """\
 netid = 23
@@ -117,10 +125,14 @@ def identity(path: Path) -> bytes:
 
 
 class I2pNetwork:
-    """The network; ``prefix`` begins the name of its namespace."""
+    """The network; ``prefix`` begins the name of its namespace.
 
-    def __init__(self, directory: Path, prefix: str) -> None:
+    ``program`` is what runs a router: one of another age than its clients' takes minutes.
+    """
+
+    def __init__(self, directory: Path, prefix: str, program: tuple[str, ...] = (I2PD,)) -> None:
         self.directory = directory
+        self._program = program
         self.namespace = f"{prefix}net"
         self._processes: list[subprocess.Popen[bytes]] = []
         directory.mkdir(parents=True)
@@ -153,6 +165,7 @@ class I2pNetwork:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
             run("chown", "-R", "i2pd:", str(self._home(number)))
+        (self.directory / "page/hosts.txt").write_text(self.names)
         self._processes += [self._start_router(number) for number in range(1, len(ROUTERS) + 1)]
 
     def bundle(self, path: Path) -> None:
@@ -162,8 +175,44 @@ class I2pNetwork:
                 file.writestr(name, data)
 
     @property
+    def additions(self) -> str:
+        """What a guest of this network needs beyond its own configuration: the network's number,
+        that a range reserved for benchmarks holds routers, and where names come from.
+        """
+        return (
+            "netid = 23\nreservedrange = false\n"
+            f"addressbook.defaulturl = http://{self.site}/hosts.txt\n"
+        )
+
+    @property
+    def names(self) -> str:
+        """The list of names, as sites of I2P publish it: one, with its whole destination."""
+        data = (self._home(len(ROUTERS)) / "site.dat").read_bytes()
+        (length,) = struct.unpack(">H", data[385:387])
+        return f"{NAME}={base64.b64encode(data[: 387 + length], b'-~').decode()}\n"
+
+    def visitors(self) -> list[str]:
+        """The destinations that fetched the page, as the site saw them."""
+        lines = (self.directory / "site.log").read_text().splitlines()
+        return [line.split()[0] for line in lines if line.endswith(" /")]
+
+    def attach(self, namespace: str, address: str, router: str) -> None:
+        """Give a namespace a link to the routers."""
+        run("ip", "-n", self.namespace, "link", "add", "nat", "type", "veth", "peer", "name", "i2p",
+            "netns", namespace)  # fmt: skip
+        for where, link, own in (
+            (self.namespace, "nat", router),
+            (namespace, "i2p", address),
+        ):
+            run("ip", "netns", "exec", where, "sysctl", "-qw",
+                f"net.ipv6.conf.{link}.disable_ipv6=1")  # fmt: skip
+            run("ip", "-n", where, "address", "add", f"{own}/24", "dev", link)
+            run("ip", "-n", where, "link", "set", link, "up")
+        run("ip", "-n", namespace, "route", "add", "198.18.1.0/24", "via", router)
+
+    @property
     def site(self) -> str:
-        """The site's name."""
+        """The site's address: the hash of its destination."""
         digest = identity(self._home(len(ROUTERS)) / "site.dat")
         return base64.b32encode(digest).decode().lower().rstrip("=") + ".b32.i2p"
 
@@ -179,7 +228,8 @@ class I2pNetwork:
         log = (home / "log").open("ab")
         return subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, "setpriv", "--reuid=i2pd", "--regid=i2pd",
-             "--clear-groups", I2PD, f"--datadir={home}", f"--conf={home}/i2pd.conf"],
+             "--clear-groups", *self._program, f"--datadir={home}",
+             f"--conf={home}/i2pd.conf"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home,
         )  # fmt: skip
 
@@ -189,9 +239,9 @@ class I2pNetwork:
         (root / "index.html").write_text(PAGE)
         self._processes.append(
             subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace, "/usr/bin/python3", "-m", "http.server",
-                 "8080", "--bind", "127.0.0.1", "--directory", str(root)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                ["ip", "netns", "exec", self.namespace, "/usr/bin/python3", "-c", _SERVER],
+                stdin=subprocess.DEVNULL, stdout=(self.directory / "site.log").open("wb"),
+                stderr=subprocess.DEVNULL, cwd=root,
             )
         )  # fmt: skip
 
@@ -271,16 +321,25 @@ class Guests:
     def _load(name: str, text: str) -> None:
         run("ip", "netns", "exec", name, "nft", "-f", "-", stdin=text)
 
-    def start_router(self) -> None:
-        """i2p-guest's router: the unit's command line, and what the firewall step writes."""
+    def start_router(self, bundle: bytes | None = None, names: str | None = None) -> None:
+        """i2p-guest's router: the unit's command line, and what the firewall step writes.
+
+        ``bundle`` replaces the network's; ``names`` is an address book that it begins with.
+        """
+        shutil.rmtree(self.root, ignore_errors=True)
         data, library = self.root / "var/lib/i2pd", self.root / "etc/i2pd"
-        for path in (data, library, self.root / "run/i2pd"):
-            path.mkdir(parents=True)
+        for made in (data, library, self.root / "run/i2pd"):
+            made.mkdir(parents=True)
         # State is looked for below one root: the kernel's sockets are these namespaces' own.
         (self.root / "proc").symlink_to("/proc")
-        bundle = self.root / "reseed.zip"
-        self.network.bundle(bundle)
-        text = i2pd_conf(I2pSettings(), str(bundle), ADDITIONS)
+        path = self.root / "reseed.zip"
+        self.network.bundle(path)
+        if bundle is not None:
+            path.unlink()
+            path = self.root / PurePosixPath(given_path(bundle)).name
+            path.write_bytes(bundle)
+        (data / "hosts.txt").write_text(names if names is not None else self.network.names)
+        text = i2pd_conf(I2pSettings(), str(path), self.network.additions)
         (library / "i2pd.conf").write_text(text)
         run("chown", "-R", "i2pd:", str(self.root))
         unit = (TOP / "units/tails-profiles-i2p.service").read_text().replace("\\\n", "")
@@ -296,6 +355,17 @@ class Guests:
                 stderr=subprocess.STDOUT, cwd=data,
             )
         )  # fmt: skip
+
+    def stop_router(self) -> None:
+        """The end of i2p-guest's router."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._processes.clear()
+
+    def renew(self) -> None:
+        """What i2p-guest does when app-guest asks for a new destination."""
+        self._processes[0].send_signal(signal.SIGHUP)
 
     @property
     def log(self) -> str:
@@ -330,9 +400,7 @@ class Guests:
 
     def close(self) -> None:
         """End every process and namespace."""
-        for process in self._processes:
-            process.kill()
-            process.wait()
+        self.stop_router()
         self.capture.close()
         for name in (self.app, self.gateway, self.nat):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)

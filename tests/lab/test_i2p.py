@@ -15,10 +15,11 @@ import pytest
 from scapy.all import ARP, IP, TCP, UDP, Ether  # type: ignore[attr-defined]
 
 from tails_profiles import constants as c
+from tails_profiles.i2pd import SILENCE, hear
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render_named
 from tails_profiles.status import I2pStatus
-from tests.lab.i2pnet import PAGE, PORT, ROUTERS, TOP, Guests, I2pNetwork, packet_socket
+from tests.lab.i2pnet import NAME, PAGE, PORT, ROUTERS, TOP, Guests, I2pNetwork, packet_socket
 from tests.lab.tornet import run, wait_for
 
 # The network and the router's tunnels need half a minute.
@@ -43,13 +44,34 @@ def guests() -> Iterator[Guests]:
         network.start()
         made = Guests(directory, network, prefix)
         made.start_router()
-        wait_for("the site", lambda: PAGE in made.fetch(f"http://{network.site}/").stdout, 180)
+        wait_until_it_comes(made)
         yield made
     finally:
         if made:
             made.close()
         network.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def wait_until_it_comes(guests: Guests) -> None:
+    url = f"http://{guests.network.site}/"
+    wait_for("the site", lambda: PAGE in guests.fetch(url).stdout, 180)
+
+
+def test_site_comes_by_its_name(guests: Guests) -> None:
+    assert guests.fetch(f"http://{NAME}/").stdout == PAGE + "\n200"
+    assert guests.fetch("http://unknown.i2p/").stdout.rsplit("\n", 1)[1] != "200"
+
+
+def test_sites_see_a_new_destination_only_after_a_request(guests: Guests) -> None:
+    """What is requested is a signal: see tests/unit/test_renew.py and test_gateways.py."""
+    first = guests.network.visitors()[-1]
+    assert first.endswith(".b32.i2p")
+    assert guests.fetch(f"http://{guests.network.site}/").stdout.startswith(PAGE)
+    assert guests.network.visitors()[-1] == first
+    guests.renew()
+    wait_until_it_comes(guests)
+    assert guests.network.visitors()[-1] != first
 
 
 def test_site_comes_through_both_proxies(guests: Guests) -> None:
@@ -76,7 +98,7 @@ def test_uplink_carries_nothing_but_the_routers_own_traffic(guests: Guests) -> N
 def test_router_listens_on_the_proxies_alone(guests: Guests) -> None:
     listed = run("ip", "netns", "exec", guests.gateway, "ss", "-Hnltp")
     assert {line.split()[3] for line in listed.splitlines()} == {
-        f"{c.I2P_INNER.ip}:{port}" for port in c.I2P_PORTS
+        f"{c.I2P_INNER.ip}:{port}" for port in c.I2P_PROXY_PORTS
     }
 
 
@@ -202,8 +224,10 @@ def test_state_counts_what_the_router_knows_and_who_answers(guests: Guests) -> N
     code = (
         "import sys, json, dataclasses; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\nfrom tails_profiles.paths import Paths\n"
+        "from tails_profiles.i2pd import SILENCE\n"
         "from tails_profiles.system.i2p import read_state\n"
-        "print(json.dumps(dataclasses.asdict(read_state(Paths(Path(sys.argv[2]))))))\n"
+        "state = read_state(Paths(Path(sys.argv[2])), SILENCE)\n"
+        "print(json.dumps(dataclasses.asdict(state)))\n"
     )
 
     def state() -> dict[str, Any]:
@@ -217,15 +241,40 @@ def test_state_counts_what_the_router_knows_and_who_answers(guests: Guests) -> N
     found = state()
     assert found["listening"]
     assert found["known"] == len(ROUTERS)
-    # By NTCP2 or by SSU2: a router chooses.
-    assert I2pStatus(**found).is_answered
+    # By NTCP2 or by SSU2: a router chooses. Since a page has come, tunnels stand.
+    status = I2pStatus(**{**found, "heard": hear(SILENCE, guests.log.splitlines())})
+    assert status.is_answered
+    assert status.percent == 100
 
 
 def test_without_the_router_no_page_comes(guests: Guests) -> None:
-    """Last: it ends the router."""
+    """From here on tests end the router, and some start it another way."""
     url = f"http://{guests.network.site}/"
     assert guests.fetch(url).stdout.startswith(PAGE)
-    for process in guests._processes:
-        process.kill()
-        process.wait()
+    guests.stop_router()
     assert guests.fetch(url).returncode != 0
+
+
+@pytest.mark.parametrize(
+    "bundle", [b"I2Psu3" + bytes(400), b"PK\3\4" + bytes(400)], ids=["su3", "zip"]
+)
+def test_bundle_that_is_none_leaves_the_router_alone_and_it_says_so(
+    bundle: bytes, guests: Guests
+) -> None:
+    guests.stop_router()
+    list(guests.frames())
+    guests.start_router(bundle)
+    wait_for("its refusal", lambda: hear(SILENCE, guests.log.splitlines()).refused is not None, 60)
+    # The proxies come later: by then it would have looked elsewhere.
+    wait_for("the proxies", lambda: "Starting SOCKS Proxy" in guests.log, 60)
+    assert all(ARP in Ether(frame) for frame in guests.frames())
+
+
+def test_names_of_a_wrong_subscription_lead_nowhere_and_the_rest_works(guests: Guests) -> None:
+    guests.stop_router()
+    guests.start_router(names=f"{NAME}=no destination\n<html>\n\0\xff=\n")
+    wait_until_it_comes(guests)
+    answer = guests.fetch(f"http://{NAME}/").stdout
+    assert answer.rsplit("\n", 1)[1] != "200"
+    for frame in map(Ether, guests.frames()):
+        assert ARP in frame or frame[IP].dst in ROUTERS, frame.summary()

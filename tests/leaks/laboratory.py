@@ -34,7 +34,7 @@ from scapy.all import Ether, Raw, raw  # type: ignore[attr-defined]
 from tails_profiles import constants as c
 from tails_profiles.command import Command
 from tails_profiles.constants import LinkConstants
-from tails_profiles.firewall import DHCP_LINK, lease_elements, proxy_elements
+from tails_profiles.firewall import DHCP_LINK, lease_elements, opened_elements, proxy_elements
 from tails_profiles.links import (
     IP,
     FoundLink,
@@ -262,7 +262,8 @@ class Laboratory:
     """One guest under test. ``ends`` maps each of its links to the link's far end.
 
     ``dhcp``: the uplink's table is the one for a lease, opened by ``lease_elements`` for the
-    constant address. ``proxy``: a proxy in a private range, named in both tables.
+    constant address. ``proxy``: a proxy in a private range, named in both tables. ``opened``: a
+    port of i2p-guest that is opened to the internet.
     """
 
     def __init__(
@@ -272,8 +273,10 @@ class Laboratory:
         *,
         dhcp: bool = False,
         proxy: tuple[IPv4Address, int] | None = None,
+        opened: int | None = None,
     ) -> None:
         self.profile, self.variant, self.dhcp, self.proxy = profile, variant, dhcp, proxy
+        self.opened = opened
         marks = (variant, "dhcp" if dhcp else "", "proxy" if proxy else "")
         self.variant_name = "-".join(filter(None, marks))
         self._base = f"tp{os.getpid()}{id(self) & 0xFFFF:x}"
@@ -342,6 +345,8 @@ class Laboratory:
         text = render_named(self.profile, self.variant, table)
         if self.proxy and (link is None or c.LINKS[self.profile][0].name == link):
             text += proxy_elements(self.proxy, link)
+        if self.opened and (link is None or c.LINKS[self.profile][0].name == link):
+            text += opened_elements(self.opened, link)
         if table == DHCP_LINK:
             text += lease_elements((c.UPLINK.ip, c.UPLINK_ROUTER))
         return text

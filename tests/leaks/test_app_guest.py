@@ -92,7 +92,7 @@ pytestmark = pytest.mark.lab
 # By hand: what the gateways serve, and what they must not be asked for.
 TOR_PORTS = (9050, 9062, 9063, 9150, 951)
 DNS_PORTS = (53, 5353)
-I2P_PORTS = (4444, 4447)
+I2P_PORTS = (4444, 4447, 4448)
 SHUT = {
     "tor": (22, 80, 4444, 9040, 9051, 9052),
     "i2p": (22, 80, 2827, 7650, 7654, 7656, 7657, 9050),
@@ -745,7 +745,7 @@ MUTANTS = (
     Mutant("the internet is mapped", INET, _MAPPED, "ct direction original", _OUT),
     Mutant("UDP to mapped names", INET, 'meta l4proto tcp counter accept comment "mapped names"',
            "counter accept", "P7 programs: UDP to mapped names"),
-    Mutant("any port of i2p-guest", INET, "tcp dport { 4444, 4447 } counter",
+    Mutant("any port of i2p-guest", INET, "tcp dport { 4444, 4447, 4448 } counter",
            "meta l4proto tcp counter", "P31 programs: SYN to i2p-guest's port 7656"),
     Mutant("tor-guest calls", INET, _REPLY + "meta l4proto tcp", "meta l4proto tcp",
            "P31 tor-guest: calls from the port it serves"),

@@ -33,7 +33,14 @@ from tests.leaks.attacks import (
     uplink,
 )
 from tests.leaks.cases import Find, each
-from tests.leaks.laboratory import BROADCAST_MAC, INET, ROUTER_MAC, Laboratory
+from tests.leaks.laboratory import (
+    BROADCAST_MAC,
+    INET,
+    LAN_MAC,
+    LAN_MACHINE,
+    ROUTER_MAC,
+    Laboratory,
+)  # fmt: skip
 from tests.leaks.outside import (
     NETWORK,
     Exchange,
@@ -59,9 +66,9 @@ from tests.leaks.probes import (
 
 pytestmark = pytest.mark.lab
 
-#: By hand: the proxies, and what else a router listens on and nobody may reach: console, I2CP,
-#: SAM, BOB, I2PControl, and another of the console's.
-PORTS = (4444, 4447)
+#: By hand: the proxies and the request for a new destination, and what else a router listens on
+#: and nobody may reach: console, I2CP, SAM, BOB, I2PControl, and another of the console's.
+PORTS = (4444, 4447, 4448)
 NEVER = (7657, 7654, 7656, 2827, 7650, 8998)
 I2P = Gateway(Profile.I2P_GUEST, PORTS, ())
 UID = pwd.getpwnam(c.I2P_USER).pw_uid
@@ -167,12 +174,38 @@ OUTSIDE = (*from_network(I2P), *by_root(I2P, udp=True))
 LEASED = (*from_network(I2P, dhcp=True), *by_root(I2P, udp=True, dhcp=True))
 
 FLOWS = (
-    Flow("app-guest calls both proxies",
-         inner(*(I2P.ip(I2P.own) / syn(port, sport=48000) for port in PORTS)), BACK, least=2),
+    Flow("app-guest calls each port",
+         inner(*(I2P.ip(I2P.own) / syn(port, sport=48000) for port in PORTS)), BACK, least=3),
     Flow("the router calls a peer", Exchange(UID, "tcp", N1, 12345), LEFT),
     Flow("the router sends a peer UDP", Exchange(UID, "udp", N1, 23456), LEFT),
     Flow("the router talks to itself", Call((UID,), "tcp", ("127.0.0.1",), 4447), Delivered((6,))),
     Flow("the router calls, and the MAC is unknown", Resolve(UID, "tcp", N1, 443), LEFT),
+)  # fmt: skip
+
+
+OPENED = 23456
+_LAN = Ether(src=LAN_MAC, dst=I2P.uplink.mac) / IP(src=str(LAN_MACHINE.ip), dst="10.0.2.15")
+#: One port that the settings open: what still may not pass.
+OPENED_PROBES = (
+    Probe("SYN from the internet to other ports", "P54",
+          uplink(*(I2P.outside() / syn(port) for port in (*PORTS, 22, OPENED + 1))), LEFT, NETWORK,
+          least=len(PORTS) + 2),
+    Probe("SYN from the LAN to the opened port", "P54", uplink(_LAN / syn(OPENED)),
+          Delivered((6,)), NETWORK),
+    Probe("UDP from the LAN to the opened port", "P54",
+          uplink(_LAN / UDP(sport=4000, dport=OPENED) / MARK), Delivered((17,)), NETWORK),
+    Probe("UDP of strangers to other ports", "P54", uplink(*(
+        I2P.outside() / UDP(sport=4000, dport=port) / MARK for port in (4447, OPENED + 1))),
+          Delivered((17,)), (INET,), least=2),
+    Probe("root from the opened port", "P53",
+          Call((0,), "udp", (N1,), 6000, source=("10.0.2.15", OPENED)), LEFT, (INET,)),
+    Probe("app-guest at the opened port", "P33",
+          inner(I2P.ip(I2P.own) / syn(OPENED)), BACK, ANSWERED),
+)  # fmt: skip
+OPENED_FLOWS = (
+    Flow("a peer calls the opened port", uplink(I2P.outside() / syn(OPENED)), LEFT),
+    Flow("a peer sends UDP to the opened port",
+         uplink(I2P.outside() / UDP(sport=4000, dport=OPENED) / MARK), Delivered((17,))),
 )  # fmt: skip
 
 
@@ -228,9 +261,9 @@ INET_MUTANTS = (
     Mutant("multicast is public", INET, "-223.255.255.255", "-255.255.255.255", _PRIVATE_UDP),
     Mutant("I2P sends anything", INET, "meta l4proto { tcp, udp } ip daddr", "ip daddr",
            "P53 echo of its own user"),
-    Mutant("any port of i2p-guest", INET, "tcp dport { 4444, 4447 } counter",
+    Mutant("any port of i2p-guest", INET, "tcp dport { 4444, 4447, 4448 } counter",
            "meta l4proto tcp counter", "P33 console, SAM, BOB, I2CP, I2PControl: answered"),
-    Mutant("the console too", INET, "{ 4444, 4447 }", "{ 4444, 4447, 7657 }",
+    Mutant("the console too", INET, "{ 4444, 4447, 4448 }", "{ 4444, 4447, 4448, 7657 }",
            "P33 console, SAM, BOB, I2CP, I2PControl: answered"),
     Mutant("proxies on any link", INET, 'iifname "inner" ip saddr', "ip saddr",
            "P26 app-guest's address, from outside", after="chain input"),
@@ -263,7 +296,7 @@ LINK_MUTANTS = (
         "destination address": _INWARDS + "to another address",
         "call from the gateway": _INWARDS + "a call",
     }),
-    Mutant("inner: the console too", "inner", "{ 4444, 4447 }", "{ 4444, 4447, 7657 }",
+    Mutant("inner: the console too", "inner", "{ 4444, 4447, 4448 }", "{ 4444, 4447, 4448, 7657 }",
            "P33 console, SAM, BOB, I2CP, I2PControl: delivered"),
     Mutant("inner: the rest comes in", "inner", 'counter drop comment "in"', "accept",
            "P9 every other IP protocol to the gateway"),
@@ -297,6 +330,26 @@ LEASE_MUTANTS = (
            "ip saddr != @address counter", _ROOT + "sources of inner links, and others"),
 )  # fmt: skip
 
+_CALLS = "ct state new,established meta l4proto { tcp, udp } th dport @opened counter"
+_ANSWER = "ct direction reply ct state established meta l4proto { tcp, udp } th sport @opened"
+OPENED_MUTANTS = (
+    Mutant("opened: every port", INET, _CALLS, _CALLS.replace(" th dport @opened", ""),
+           "P54 UDP of strangers to other ports"),
+    Mutant("opened: for private ranges too", INET,
+           'iifname "uplink" ip saddr @public ct direction original',
+           'iifname "uplink" ct direction original',
+           "P54 UDP from the LAN to the opened port"),
+    Mutant("opened: on any link", INET, 'iifname "uplink" ip saddr @public', "",
+           "P33 app-guest at the opened port"),
+    Mutant("opened: its answers may be calls", INET, _ANSWER, "udp sport @opened",
+           "P53 root from the opened port"),
+    Mutant("opened: every port, on the link", "uplink", "tcp dport @opened tcp flags", "tcp flags",
+           "P54 SYN from the internet to other ports"),
+    Mutant("opened: for private ranges too, on the link", "uplink",
+           "ip saddr @public tcp dport @opened", "tcp dport @opened",
+           "P54 SYN from the LAN to the opened port"),
+)  # fmt: skip
+
 _LISTENING = (*PORTS, *NEVER, 22)
 CASES = {
     made.name: made
@@ -305,6 +358,8 @@ CASES = {
              INET_MUTANTS + LINK_MUTANTS, _LISTENING),
         Case("leased", lambda: Laboratory(Profile.I2P_GUEST, dhcp=True), LEASED,
              FLOWS + LEASE_FLOWS, LEASE_MUTANTS, _LISTENING),
+        Case("opened", lambda: Laboratory(Profile.I2P_GUEST, opened=OPENED), OPENED_PROBES,
+             OPENED_FLOWS, OPENED_MUTANTS, (*_LISTENING, OPENED, OPENED + 1)),
         Case("from tor-guest", lambda: Laboratory(Profile.TOR_GUEST, "tcp"), FROM_TOR),
     )
 }  # fmt: skip
@@ -327,5 +382,5 @@ def test_seeded_mistake_is_noticed(name: str, item: Mutant, outcome: Find) -> No
 
 def test_every_rule_is_hit(outcome: Find) -> None:
     """Accept rules by a flow that passed, the others by what was stopped."""
-    found = [outcome(name) for name in ("static", "leased")]
+    found = [outcome(name) for name in ("static", "leased", "opened")]
     assert set().union(*(one.rules for one in found)) == set().union(*(one.hit for one in found))

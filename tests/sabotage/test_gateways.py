@@ -42,6 +42,10 @@ def server(answer: Callable[[Any], Sequence[bytes]]) -> Iterator[None]:
         sock.close()
 
 
+# First routers of the image's makers, none in fact: nothing is looked for online.
+BUNDLE = {"usr/share/i2pd/tails-profiles/reseed.zip": ""}
+
+
 def wait_until(boot: Boot, condition: str) -> None:
     deadline = time.monotonic() + 30 * FACTOR
     while boot.execute(condition)[0] != 0:
@@ -61,7 +65,8 @@ def wait_until_said(boot: Boot, terminal: str, words: str) -> None:
 def test_gateway_without_a_settings_disk_gets_its_network_from_a_lease(
     dmi: dict[str, bytes], links: dict[str, str], work: Path
 ) -> None:
-    with Boot(Machine(dmi=dmi, links=links), work) as boot, server(lambda ask: [reply(ask)]):
+    machine = Machine(dmi=dmi, links=links, files=BUNDLE if dmi is I2P else {})
+    with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
         wait_until(boot, f"systemctl is-active --quiet {LEASE}")
         (route,) = json.loads(boot.succeed("ip -json route show default"))
         assert (route["gateway"], route["dev"]) == ("10.0.2.2", "uplink")
@@ -115,7 +120,7 @@ IMAGES_OWN = {
 
 
 def test_i2p_guest_runs_a_router_with_our_configuration_alone(work: Path) -> None:
-    machine = Machine(dmi=I2P, links=I2P_LINKS, files=IMAGES_OWN)
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **BUNDLE})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
         wait_until(boot, "systemctl is-active --quiet tails-profiles-i2p.service")
         assert not boot.is_active("i2pd.service")
@@ -127,8 +132,8 @@ def test_i2p_guest_runs_a_router_with_our_configuration_alone(work: Path) -> Non
             boot.succeed(f"cat {root}/etc/i2pd/i2pd.conf")
             == (TOP / "tests/golden/i2pd/default.conf").read_text()
         )
-        # The router looks up names of its first peers; nobody else in the guest can.
-        assert boot.succeed(f"cat {root}/etc/resolv.conf").startswith("nameserver 9.9.9.9\n")
+        # Names are for who was told to look online.
+        assert "nameserver" not in boot.succeed(f"cat {root}/etc/resolv.conf")
         assert "nameserver" not in boot.succeed("cat /etc/resolv.conf")
         for frame in boot.frames():
             packet = Ether(frame)
@@ -136,17 +141,45 @@ def test_i2p_guest_runs_a_router_with_our_configuration_alone(work: Path) -> Non
 
 
 def test_i2p_guest_opens_two_ports_and_says_how_far_it_is(work: Path) -> None:
-    # A bundle without routers: nothing is looked for online.
-    bundle = {"usr/share/i2pd/tails-profiles/reseed.zip": ""}
-    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **bundle})
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **BUNDLE})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
-        wait_until_said(boot, "ttyS0", "tails-profiles 1 i2p-guest i2p 10")
-        # A screen shows the same to whoever sits before it.
-        wait_until_said(boot, "tty1", "0 routers known, none answers yet")
+        wait_until_said(boot, "ttyS0", "tails-profiles 1 i2p-guest starting")
+        listens = "ss -Hnlt | grep -q 10.1.3.1:4447"
+        wait_until(boot, listens)
         listening = {line.split()[3] for line in boot.succeed("ss -Hnlt").splitlines()}
-        assert listening == {"10.1.3.1:4444", "10.1.3.1:4447"}
-        assert "0 routers known, none answers yet" in boot.succeed("tails-profiles status")
+        assert listening == {"10.1.3.1:4444", "10.1.3.1:4447", "10.1.3.1:4448"}
         assert json.loads(boot.succeed("tails-profiles status --json"))["i2p"]["percent"] == 10
+        # The bundle is empty: the host and whoever sits before the screen are told.
+        wait_until_said(boot, "ttyS0", "tails-profiles 1 i2p-guest failed i2p")
+        wait_until_said(boot, "tty1", "no first routers: Reseed: ")
+        assert "no first routers: Reseed: " in boot.succeed("tails-profiles status")
+
+
+def test_request_for_a_new_destination_signals_the_router(work: Path) -> None:
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files=BUNDLE)
+    ask = (
+        'python3 -c \'import socket; made = socket.create_connection(("10.1.3.1", 4448), 20);'
+        " print(made.makefile().readline())'"
+    )
+    with Boot(machine, work) as boot, server(lambda asked: [reply(asked)]):
+        wait_until(boot, "ss -Hnlt | grep -q 10.1.3.1:4447")
+        # From app-guest calls come by the inner link; here there is but its own.
+        boot.succeed("nft delete table inet tails_profiles")
+        process = boot.succeed("systemctl show -P MainPID tails-profiles-i2p.service")
+        assert boot.succeed(ask).strip() == "renewed"
+        assert boot.succeed(ask).strip() == "too soon"
+        wait_until(boot, "journalctl -u tails-profiles-i2p | grep -c 'transient keys' | grep -qx 2")
+        assert boot.succeed("systemctl show -P MainPID tails-profiles-i2p.service") == process
+
+
+def test_i2p_guest_that_would_know_nobody_ends_in_quarantine(work: Path) -> None:
+    with Boot(Machine(dmi=I2P, links=I2P_LINKS), work) as boot:
+        boot.wait_until_settled()
+        assert "tails-profiles 1 quarantine failed i2p" in boot.said("ttyS0")
+        assert boot.links_up() == []
+        status = boot.succeed("tails-profiles status")
+        assert "nothing says where the first I2P routers come from" in status
+        assert "--reseed FILE" in status
 
 
 def test_router_that_gives_up_is_told_to_the_host(work: Path) -> None:
@@ -155,7 +188,7 @@ def test_router_that_gives_up_is_told_to_the_host(work: Path) -> None:
             "[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=0\n"
         ),
     }
-    machine = Machine(dmi=I2P, links=I2P_LINKS, files=broken)
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**broken, **BUNDLE})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
         wait_until_said(boot, "ttyS0", "tails-profiles 1 i2p-guest failed i2p")
 

@@ -37,6 +37,7 @@ PROXY = Proxy(ProxyType.SOCKS5, IPv4Address("192.168.1.9"), 1080)
             Profile.TOR_GUEST, "tcp-dns", i2p_promised=False, dhcp=False,
             proxy=(IPv4Address("192.168.1.9"), 1080), offline=True,
         ),
+        replace(decide(Profile.I2P_GUEST, None), opened=23456),
     ],
 )  # fmt: skip
 def test_links_step_reads_what_the_firewall_step_decided(decision: Decision) -> None:
@@ -56,6 +57,12 @@ def test_settings_become_a_decision() -> None:
     app = replace(settings.defaults(Profile.APP_GUEST), i2p=I2pSettings())
     assert decide(Profile.APP_GUEST, app).i2p_promised
     assert not decide(Profile.APP_GUEST, None).i2p_promised
+    opened = replace(settings.defaults(Profile.I2P_GUEST), i2p=I2pSettings(port=23456))
+    made = decide(Profile.I2P_GUEST, opened)
+    assert boot._elements(made, None) == "add element inet tails_profiles opened { 23456 }\n"
+    assert boot._elements(made, "uplink").startswith("add element netdev tails_profiles_uplink ")
+    # App-guest's file promises a link, and opens nothing.
+    assert decide(Profile.APP_GUEST, app).opened is None
 
 
 @pytest.mark.parametrize(("offline", "connect"), [(False, True), (True, True), (True, False)])

@@ -135,7 +135,7 @@ def test_step_carries_no_condition_and_no_stop(step: str) -> None:
 )
 def test_what_a_profile_starts_waits_for_the_guard(unit: str) -> None:
     lines = (TOP / "units" / unit).read_text().splitlines()
-    if unit.endswith("-port@.service") or unit == "tails-profiles-dns.service":
+    if unit.endswith(("-port@.service", "-dns.service", "-browser.service")):
         # Started by its socket, which waits.
         assert f"Requires={unit.removesuffix('.service').replace('@', '@%i')}.socket" in lines
         return

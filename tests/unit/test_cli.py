@@ -16,6 +16,7 @@ from tails_profiles.cli import main
 from tails_profiles.links import FoundLink
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
+from tails_profiles.settings_disk import Content
 from tails_profiles.system.files import write_json
 
 TOP = Path(__file__).parents[2]
@@ -220,7 +221,7 @@ def test_dry_run_with_a_settings_disk_mixes_no_seed(
     def refuse(*_: object) -> None:
         raise AssertionError("it changed something")
 
-    disk = settings.serialize(settings.defaults(Profile.TOR_GUEST)), bytes(64)
+    disk = Content(settings.serialize(settings.defaults(Profile.TOR_GUEST)), bytes(64))
     monkeypatch.setattr("tails_profiles.boot.settings_disk.find", lambda *_, **__: disk)
     monkeypatch.setattr("tails_profiles.boot.settings_disk.mix_seed", refuse)
     monkeypatch.setattr("tails_profiles.cli.link_edge.list_links", lambda: ())
@@ -251,3 +252,28 @@ def test_apply_that_fails_says_which_step_and_why(
     monkeypatch.setattr("tails_profiles.cli.boot.main", step)
     assert main(["apply"]) == 5
     assert capsys.readouterr().err == "tails-profiles: firewall: no rule set\n  reinstall\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "words"),
+    [
+        ([], b"PK\3\4", "is for i2p-guest, which is not to be started"),
+        (["--i2p"], b"<html>", "begins with b'<html>'"),
+        (["--i2p"], b"PK\3\4" + bytes(512 << 10), "has more than 512 KiB"),
+        (["--i2p"], None, "cannot be read"),
+    ],
+)
+def test_file_of_first_routers_is_looked_at_before_anything_starts(
+    options: list[str],
+    content: bytes | None,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "reseed"
+    if content is not None:
+        file.write_bytes(content)
+    image = tmp_path / "image.iso"
+    image.touch()
+    assert main(["host", "plan", "--image", str(image), *options, "--reseed", str(file)]) == 4
+    assert words in capsys.readouterr().err

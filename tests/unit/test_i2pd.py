@@ -2,7 +2,10 @@
 """The I2P router's configuration in i2p-guest, and how far it is said to be."""
 
 import configparser
+import os
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -10,16 +13,30 @@ import pytest
 
 from tails_profiles import progress
 from tails_profiles.announce import parse_line
-from tails_profiles.boot import decide, write_configuration
-from tails_profiles.errors import ReseedError
-from tails_profiles.i2pd import ADDITIONS, BUNDLES, asks_names, i2pd_conf
+from tails_profiles.boot import decide, find_settings, write_configuration
+from tails_profiles.errors import I2pError, ReseedError, SettingsError
+from tails_profiles.i2pd import (
+    ADDITIONS,
+    BUNDLES,
+    OWN_TUNNELS,
+    ROUTERS_WANTED,
+    SILENCE,
+    Heard,
+    asks_names,
+    given_path,
+    hear,
+    i2pd_conf,
+)  # fmt: skip
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
-from tails_profiles.settings import I2pSettings, defaults
+from tails_profiles.selection import Selection
+from tails_profiles.settings import I2pSettings, defaults, serialize
+from tails_profiles.settings_disk import Content
 from tails_profiles.status import I2pStatus
 from tails_profiles.system import i2p
 
-GOLDEN = Path(__file__).parents[1] / "golden/i2pd"
+TOP = Path(__file__).parents[2]
+GOLDEN = TOP / "tests/golden/i2pd"
 SU3, ZIP = BUNDLES
 
 
@@ -33,8 +50,9 @@ def parsed(text: str) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize(
     ("name", "settings", "bundle"),
     [
-        ("default", I2pSettings(), None),
-        ("bundle-port", I2pSettings(port=23456, reseed="bundle"), SU3),
+        ("default", I2pSettings(), ZIP),
+        ("bundle-port", I2pSettings(port=23456, reseed="bundle"), "/etc/i2pd/reseed.su3"),
+        ("online", I2pSettings(reseed="online"), None),
     ],
 )
 def test_configuration_is_the_one_that_was_reviewed(
@@ -44,13 +62,14 @@ def test_configuration_is_the_one_that_was_reviewed(
 
 
 def test_only_the_two_proxies_listen_and_only_on_the_inner_link() -> None:
-    sections = parsed(i2pd_conf(I2pSettings(), None))
+    sections = parsed(i2pd_conf(I2pSettings(), ZIP))
     enabled = {name for name, keys in sections.items() if keys.get("enabled") == "true"}
-    assert enabled == {"httpproxy", "socksproxy", "ntcp2", "ssu2"}
+    # The address book listens nowhere.
+    assert enabled == {"httpproxy", "socksproxy", "ntcp2", "ssu2", "addressbook"}
     where = {(keys["address"], keys["port"]) for keys in sections.values() if "address" in keys}
     assert where == {("10.1.3.1", "4444"), ("10.1.3.1", "4447")}
     # Each of these is on unless it is switched off by name.
-    for name in ("http", "sam", "bob", "i2cp", "i2pcontrol", "addressbook", "nettime", "upnp"):
+    for name in ("http", "sam", "bob", "i2cp", "i2pcontrol", "nettime", "upnp"):
         assert sections[name]["enabled"] == "false"
     assert sections["router"]["ipv6"] == "false"
     assert sections["socksproxy"]["outproxy.enabled"] == "false"
@@ -60,11 +79,11 @@ def test_only_the_two_proxies_listen_and_only_on_the_inner_link() -> None:
 @pytest.mark.parametrize(
     ("reseed", "bundle", "key"),
     [
-        (None, None, None), (None, SU3, "file"), (None, ZIP, "zipfile"), ("bundle", ZIP, "zipfile"),
-        ("online", SU3, None),
+        (None, SU3, "file"), (None, ZIP, "zipfile"), ("bundle", ZIP, "zipfile"),
+        ("bundle", "/etc/i2pd/reseed.su3", "file"), ("online", SU3, None), ("online", None, None),
     ],
 )  # fmt: skip
-def test_first_routers_come_from_the_image_or_from_their_servers_and_never_from_both(
+def test_first_routers_come_from_a_file_or_from_their_servers_and_never_from_both(
     reseed: str | None, bundle: str | None, key: str | None
 ) -> None:
     settings = I2pSettings(reseed=reseed)
@@ -74,26 +93,42 @@ def test_first_routers_come_from_the_image_or_from_their_servers_and_never_from_
     )
     assert section.get("urls") == ("" if key else None)
     assert section["verify"] == "true"
-    assert asks_names(settings, bundle) == (key is None)
+    assert asks_names(settings) == (key is None)
 
 
-def test_bundle_that_is_wanted_and_not_there_is_refused_by_name() -> None:
-    with pytest.raises(ReseedError, match="has none") as caught:
-        i2pd_conf(I2pSettings(reseed="bundle"), None)
-    assert SU3 in (caught.value.hint or "")
+@pytest.mark.parametrize("reseed", [None, "bundle"])
+def test_router_that_would_know_nobody_is_refused_with_what_to_do(reseed: str | None) -> None:
+    with pytest.raises(ReseedError, match="where the first I2P routers come from") as caught:
+        i2pd_conf(I2pSettings(reseed=reseed), None)
+    assert "--reseed" in (caught.value.hint or "")
+    assert caught.value.reason == "i2p"
+
+
+@pytest.mark.parametrize(
+    ("bundle", "path"),
+    [(b"I2Psu3\0\0", "/etc/i2pd/reseed.su3"), (b"PK\3\4.", "/etc/i2pd/reseed.zip")],
+)
+def test_kind_of_a_bundle_is_what_it_begins_with(bundle: bytes, path: str) -> None:
+    assert given_path(bundle) == path
+
+
+@pytest.mark.parametrize("bundle", [b"", b"<html>", b"PK\5\6", b"I2Psu", b"\0" * 4096])
+def test_file_that_is_no_bundle_is_refused(bundle: bytes) -> None:
+    with pytest.raises(ReseedError, match="first I2P routers begins with") as caught:
+        given_path(bundle)
     assert caught.value.reason == "i2p"
 
 
 def test_additions_of_the_image_stand_before_the_first_section() -> None:
-    sections = parsed(i2pd_conf(I2pSettings(), None, "netid = 23\n"))
+    sections = parsed(i2pd_conf(I2pSettings(), ZIP, "netid = 23\n"))
     assert sections["router"]["netid"] == "23"
 
 
-def test_files_of_the_router_are_written_and_nobody_else_gets_names(tmp_path: Path) -> None:
+def test_files_of_the_router_are_written_and_nobody_gets_names(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    write_configuration(defaults(Profile.I2P_GUEST), paths)
-    assert paths.i2pd_conf.read_text() == (GOLDEN / "default.conf").read_text()
-    assert paths.i2pd_resolv_conf.read_text() == "nameserver 9.9.9.9\nnameserver 149.112.112.112\n"
+    with pytest.raises(ReseedError):
+        write_configuration(defaults(Profile.I2P_GUEST), paths)
+    assert not paths.i2pd_conf.exists()
     for name, text in ((ZIP, ""), (ADDITIONS, "netid = 23\n")):
         path = tmp_path / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +139,50 @@ def test_files_of_the_router_are_written_and_nobody_else_gets_names(tmp_path: Pa
     assert "nameserver" not in paths.i2pd_resolv_conf.read_text()
     assert not paths.torrc.exists()
     assert decide(Profile.I2P_GUEST, None).dhcp
+
+
+def test_bundle_of_the_settings_disk_comes_before_the_images(tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    image = tmp_path / ZIP.lstrip("/")
+    image.parent.mkdir(parents=True)
+    image.touch()
+    asked = replace(defaults(Profile.I2P_GUEST), i2p=I2pSettings(reseed="bundle"))
+    write_configuration(asked, paths, b"I2Psu3...")
+    assert "file = /etc/i2pd/reseed.su3\nurls =\n" in paths.i2pd_conf.read_text()
+    assert (paths.state / "reseed.su3").read_bytes() == b"I2Psu3..."
+    unit = (TOP / "units/tails-profiles-i2p.service").read_text()
+    for kind in ("su3", "zip"):
+        mounted = f"BindReadOnlyPaths=-/run/tails-profiles/reseed.{kind}:/etc/i2pd/reseed.{kind}\n"
+        assert mounted in unit
+
+
+def test_names_are_asked_only_where_the_settings_say_so_and_taken_away_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(tmp_path)
+    monkeypatch.setattr("tails_profiles.system.files._group", lambda _: os.getgid())
+    asked = replace(defaults(Profile.I2P_GUEST), i2p=I2pSettings(reseed="online"))
+    write_configuration(asked, paths)
+    file = paths.i2pd_resolv_conf
+    assert file.read_text() == "nameserver 9.9.9.9\nnameserver 149.112.112.112\n"
+    mounted = file.stat().st_ino
+    i2p.forget_names(paths)
+    assert "nameserver" not in file.read_text()
+    assert file.stat().st_ino == mounted
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"), [("bundle", False), ("online", True), (None, True)]
+)  # fmt: skip
+def test_bundle_that_the_settings_do_not_ask_for_is_refused(
+    asked: str | None, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = replace(defaults(Profile.I2P_GUEST), i2p=I2pSettings(reseed=asked))
+    disk = Content(serialize(values), bytes(64), b"PK\3\4")
+    monkeypatch.setattr("tails_profiles.boot.settings_disk.find", lambda *_, **__: disk)
+    selection = Selection(Profile.I2P_GUEST, "bios_vendor", None, "")
+    with pytest.raises(SettingsError) if refused else nullcontext():
+        assert find_settings(selection, Paths(tmp_path)) == (values, disk)
 
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
@@ -137,39 +216,70 @@ def know(router: Paths, number: int) -> None:
 
 
 def test_state_is_read_from_sockets_and_stored_routers(router: Paths) -> None:
-    assert i2p.read_state(router) == I2pStatus(False, 0, 0, 0)
+    assert i2p.read_state(router, SILENCE) == I2pStatus(False, 0, 0, 0)
     sockets(router, PROXIES)
     know(router, 12)
-    assert i2p.read_state(router) == I2pStatus(True, 12, 0, 0)
+    assert i2p.read_state(router, SILENCE) == I2pStatus(True, 12, 0, 0)
     sockets(router, PROXIES + PEER + CLIENT)
-    assert i2p.read_state(router) == I2pStatus(True, 12, 1, 0)
+    assert i2p.read_state(router, SILENCE) == I2pStatus(True, 12, 1, 0)
     sockets(router, PROXIES + PEER, uid=0)
-    assert i2p.read_state(router).peers == 0
+    assert i2p.read_state(router, SILENCE).peers == 0
     (router.procfs / "net/snmp").write_text(
         "Tcp: InSegs OutSegs\nTcp: 7 8\nUdp: InErrors InDatagrams\nUdp: 5 101\n"
     )
-    assert i2p.read_state(router).datagrams == 101
+    assert i2p.read_state(router, SILENCE).datagrams == 101
     sockets(router, PROXIES.splitlines(keepends=True)[0])
-    assert not i2p.read_state(router).listening
+    assert not i2p.read_state(router, SILENCE).listening
+
+
+# As i2pd 2.45 and 2.56 print them, with and without its colours.
+MADE = (
+    "07:11:32@126/[1;36minfo[0m - Tunnel: Outbound tunnel 2041312344 has been created",
+    "07:11:32@126/\x1b[1;36minfo\x1b[0m - Tunnel: Inbound tunnel 341192268 has been created",
+    "07:09:02@592/\x1b[1;36minfo\x1b[0m - I2NP: Outbound tunnel 12 has been created",
+    "07:09:02@592/\x1b[1;36minfo\x1b[0m - I2NP: Inbound tunnel 13 has been created",
+)
+START = "07:11:30@355/\x1b[1;32mnone\x1b[0m - i2pd v2.56.0 (0.9.65) starting..."
+
+
+def test_tunnels_are_counted_from_what_the_router_says_and_a_start_begins_anew() -> None:
+    noise = ("Tunnels: Can't select first hop", "TransitTunnel: gateway 7 created",
+             "Tunnel: Inbound tunnel 5 has not been created in 30")  # fmt: skip
+    learned = ("07:09:02@592/info - NetDb: RouterInfo added: cCzbZgEIJkvYG9ITS7AF=",) * 5
+    assert hear(SILENCE, (START, *MADE, *noise, *learned)) == Heard(2, 2, routers=5)
+    assert hear(hear(SILENCE, MADE), MADE[:1]) == Heard(2, 3)
+    assert hear(Heard(9, 9, "x"), (START,)) == SILENCE
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Reseed: Failed to reseed from /etc/i2pd/reseed.su3", "Reseed: SU3 verification failed",
+     "Reseed: Unexpected SU3 magic number", "Reseed: Can't open /etc/i2pd/reseed.zip"],
+)  # fmt: skip
+def test_why_there_are_no_first_routers_is_heard(words: str) -> None:
+    assert hear(SILENCE, (f"07:11:30@355/\x1b[1;31merror\x1b[0m - {words}",)).refused == words
+
+
+STANDS = Heard(OWN_TUNNELS + 1, OWN_TUNNELS + 1)
 
 
 @pytest.mark.parametrize(
     ("state", "percent"),
     [
-        (I2pStatus(False, 25, 3, 900), 0),
-        (I2pStatus(True, None, 3, 900), 0),
+        (I2pStatus(False, 25, 3, 900, STANDS), 0),
+        (I2pStatus(True, None, 3, 900, STANDS), 0),
         (I2pStatus(True, 0, 0, 0), 10),
-        (I2pStatus(True, 5, 0, 100), 26),
-        (I2pStatus(True, 24, 1, 0), 96),
-        (I2pStatus(True, 25, 0, 100), 90),
-        (I2pStatus(True, 25, 1, 0), 100),
-        (I2pStatus(True, 25, 0, 101), 100),
-        (I2pStatus(True, 300, 9, 900), 100),
+        (I2pStatus(True, 5, 0, 100), 18),
+        (I2pStatus(True, 25, 1, 0), 60),
+        (I2pStatus(True, 25, 0, 101), 60),
+        # The router's own tunnels may be all there are.
+        (I2pStatus(True, 300, 9, 900, Heard(3, 9)), 79),
+        (I2pStatus(True, 300, 9, 900, Heard(OWN_TUNNELS, 99)), 99),
+        (I2pStatus(True, 300, 9, 900, Heard(99, OWN_TUNNELS)), 99),
+        (I2pStatus(True, 5, 0, 0, STANDS), 100),
     ],
 )
-def test_hundred_needs_open_proxies_enough_routers_and_one_that_answers(
-    state: I2pStatus, percent: int
-) -> None:
+def test_hundred_is_a_client_tunnel_and_nothing_less(state: I2pStatus, percent: int) -> None:
     assert state.percent == percent
 
 
@@ -182,16 +292,54 @@ def said(percents: Iterator[int | None], *, failed: bool = False) -> list[str]:
 
 
 def test_host_hears_each_change_and_ready(router: Paths) -> None:
+    heard = SILENCE
+
+    def hears(more: Heard) -> None:
+        nonlocal heard
+        heard = more
+
     events = iter([
         lambda: None,
         lambda: sockets(router, PROXIES),
         lambda: None,
         lambda: know(router, 10),
-        lambda: know(router, 25),
+        lambda: know(router, ROUTERS_WANTED),
         lambda: sockets(router, PROXIES + PEER),
+        lambda: hears(Heard(3, 3)),
+        lambda: hears(STANDS),
     ])  # fmt: skip
-    percents = progress.i2p_progress(router, sleep=lambda _: next(events)())
-    assert said(percents) == ["starting", "i2p 0", "i2p 10", "i2p 42", "i2p 90", "i2p 100", "ready"]
+    router.state.mkdir(parents=True)
+    router.i2pd_resolv_conf.write_text("nameserver 9.9.9.9\n")
+    percents = progress.i2p_progress(
+        router, sleep=lambda _: next(events)(), watch=lambda: i2p.read_state(router, heard)
+    )
+    assert said(percents) == ["starting", "i2p 0", "i2p 10", "i2p 26", "i2p 50", "i2p 60",
+                              "i2p 79", "i2p 100", "ready"]  # fmt: skip
+    # Enough routers: no name is needed any more.
+    assert "nameserver" not in router.i2pd_resolv_conf.read_text()
+
+
+def test_router_that_found_nobody_ends_in_words_and_a_failure_for_the_host(
+    router: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets(router, PROXIES)
+    refused = Heard(refused="Reseed: SU3 verification failed")
+    percents = progress.i2p_progress(router, watch=lambda: i2p.read_state(router, refused))
+    with pytest.raises(I2pError, match="no first routers: Reseed: SU3 verification failed"):
+        list(percents)
+    router.state.mkdir(parents=True)
+    router.selection.write_text('{"profile": "i2p-guest"}')
+    monkeypatch.setattr(progress.units, "properties", lambda *_: {"ActiveState": "active"})
+    monkeypatch.setattr(i2p.Watch, "state", lambda _: i2p.read_state(router, refused))
+    lines: list[str] = []
+    assert progress.main(lambda each, _: lines.append(each.line()), router) == 0
+    assert [line.split(" ", 3)[3] for line in lines] == ["starting\n", "failed i2p\n"]
+    # It stores routers late.
+    sockets(router, PROXIES)
+    assert i2p.read_state(router, Heard(routers=7)).known == 7
+    # One that knows routers is not given up, whatever it could not read.
+    know(router, 1)
+    assert not i2p.read_state(router, refused).is_refused
 
 
 def test_host_hears_that_the_router_gave_up(router: Paths) -> None:

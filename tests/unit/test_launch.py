@@ -14,13 +14,21 @@ from typing import Any
 
 import pytest
 
-from tails_profiles import launch, launch_steps, settings
+from tails_profiles import launch, launch_steps, settings, settings_disk
 from tails_profiles.errors import InvalidSettingError, LaunchError, SettingsError
 from tails_profiles.launch import HostFacts, ImageFacts, LaunchPlan
 from tails_profiles.launch_steps import Await, CheckImage, LoadRules
 from tails_profiles.machine_steps import Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
-from tails_profiles.settings import Feature, Proxy, ProxyType, Settings, Share, TorSettings
+from tails_profiles.settings import (
+    Feature,
+    I2pSettings,
+    Proxy,
+    ProxyType,
+    Settings,
+    Share,
+    TorSettings,
+)  # fmt: skip
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 IMAGE = ImageFacts(device=1, inode=2, size=3, changed=4_000_000_005)
@@ -227,6 +235,29 @@ def test_host_json_names_what_the_steps_do() -> None:
         "command", "rules", "check-readable", "check-image", "settings-disk", "machine", "monitor",
         "await",
     }  # fmt: skip
+
+
+def test_first_routers_are_on_i2p_guests_disk_alone_and_its_settings_ask_for_them() -> None:
+    made = launch.with_bundle(plan(i2p=True), b"PK\3\4...")
+    for step in launch_steps.steps(made, SEEDS):
+        if isinstance(step, launch_steps.WriteDisk):
+            content = settings_disk.read(step.image)
+            found = settings.parse(content.settings, profile=step.guest.profile)
+            mine = step.guest.profile is Profile.I2P_GUEST
+            assert content.bundle == (b"PK\3\4..." if mine else b"")
+            assert (found.i2p is not None and found.i2p.reseed == "bundle") == mine
+
+
+def test_port_that_the_settings_open_leads_from_this_host_to_i2p_guest_alone() -> None:
+    opened = replace(DEFAULTS[Profile.I2P_GUEST], i2p=I2pSettings(port=23456, reseed="online"))
+    given = DEFAULTS | {Profile.I2P_GUEST: opened}
+    made = launch.plan(Path("/image.iso"), Path("/run/x"), FACTS, given, OFFSETS, i2p=True)
+    for profile in GUESTS:
+        text = " ".join(argv(profile, made))
+        forward = "hostfwd=tcp::23456-10.0.2.15:23456,hostfwd=udp::23456-10.0.2.15:23456"
+        assert text.count("hostfwd") == (2 if profile is Profile.I2P_GUEST else 0)
+        assert (forward in text) == (profile is Profile.I2P_GUEST)
+    assert "hostfwd" not in str([argv(profile, plan(i2p=True)) for profile in GUESTS])
 
 
 def test_names_are_asked_of_the_host_s_resolver_alone_or_the_launch_is_refused() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tails_profiles import settings_disk
 from tails_profiles.errors import SettingsError
 from tails_profiles.paths import Paths
-from tails_profiles.settings_disk import LABEL, build, label, read
+from tails_profiles.settings_disk import LABEL, MAX_BUNDLE, Content, build, label, read
 from tails_profiles.system import settings_disk as edge
 from tails_profiles.system.process import Completed
 
@@ -21,16 +21,30 @@ pycdlib = pytest.importorskip("pycdlib")
 SEED = bytes(range(64))
 
 
-@given(st.binary(min_size=1, max_size=65536), st.binary(min_size=64, max_size=64))
-def test_what_is_written_is_read(settings: bytes, seed: bytes) -> None:
-    assert read(build(settings, seed)) == (settings, seed)
+@given(
+    st.binary(min_size=1, max_size=65536),
+    st.binary(min_size=64, max_size=64),
+    st.binary(max_size=5000),
+)
+def test_what_is_written_is_read(settings: bytes, seed: bytes, bundle: bytes) -> None:
+    assert read(build(settings, seed, bundle)) == Content(settings, seed, bundle)
+
+
+def test_largest_content_is_found_whole_and_more_is_refused(tmp_path: Path) -> None:
+    content = Content(b"x" * 65536, SEED, b"y" * MAX_BUNDLE)
+    paths = machine(tmp_path, vda=build(content.settings, content.seed, content.bundle))
+    assert edge.find(paths, promised=True, timeout=1) == content
+    with pytest.raises(ValueError, match="at most"):
+        build(b"{}", SEED, bytes(MAX_BUNDLE + 1))
 
 
 def test_image_is_read_by_another_implementation() -> None:
     image = pycdlib.PyCdlib()
-    image.open_fp(io.BytesIO(build(b'{"x": 1}' * 500, SEED)))
+    image.open_fp(io.BytesIO(build(b'{"x": 1}' * 500, SEED, b"PK" * 3000)))
     assert image.pvd.volume_identifier.decode().strip() == LABEL
-    for path, content in (("/SETTINGS.JSON;1", b'{"x": 1}' * 500), ("/SEED.;1", SEED)):
+    for path, content in (
+        ("/SETTINGS.JSON;1", b'{"x": 1}' * 500), ("/SEED.;1", SEED), ("/RESEED.;1", b"PK" * 3000),
+    ):  # fmt: skip
         out = io.BytesIO()
         image.get_file_from_iso_fp(out, iso_path=path)
         assert out.getvalue() == content
@@ -71,11 +85,11 @@ def test_damaged_image_is_refused_and_nothing_else_raised(damage: bytes, positio
     if bytes(image) == build(b"{}", SEED):
         return
     try:
-        settings, seed = read(bytes(image))
+        content = read(bytes(image))
     except SettingsError:
         return
     # Only the content itself may differ: it has its own validator.
-    assert build(settings, seed) == bytes(image)
+    assert build(content.settings, content.seed, content.bundle) == bytes(image)
 
 
 def machine(root: Path, **disks: bytes) -> Paths:
@@ -97,7 +111,7 @@ OTHER = b"\0" * 40000
 
 def test_only_settings_disk_is_found_among_others(tmp_path: Path) -> None:
     paths = machine(tmp_path, vda=OTHER, sr0=build(b"{}", SEED) + bytes(4096), vdb=b"")
-    assert edge.find(paths, promised=True, timeout=1) == (b"{}", SEED)
+    assert edge.find(paths, promised=True, timeout=1) == Content(b"{}", SEED)
 
 
 def test_no_disk_is_an_answer_unless_it_was_promised(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Requests for a new client destination: a caller gets a word back, and is not listened to."""
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tails_profiles import renew
+from tails_profiles.errors import SystemFailureError
+from tails_profiles.system import i2p
+
+
+def answers(
+    monkeypatch: pytest.MonkeyPatch, times: list[float], act: Callable[[], None]
+) -> list[bytes]:
+    """What callers at these times are told; each sends a lot, and is answered all the same."""
+    monkeypatch.setattr(renew, "IDLE", -renew.INTERVAL + 1.0)
+    listener = socket.create_server(("127.0.0.1", 0))
+    moments = iter(times)
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    serving = threading.Thread(target=renew.serve, args=(listener, act, clock))
+    serving.start()
+    told = []
+    for now in moments:  # noqa: B007 - read by the clock
+        with socket.create_connection(listener.getsockname()) as caller:
+            told.append(caller.makefile("rb").read())
+    serving.join()
+    listener.close()
+    return told
+
+
+def test_one_destination_for_many_calls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[None] = []
+    told = answers(monkeypatch, [100, 101, 109.9, 110, 115, 300], lambda: done.append(None))
+    renewed, soon = renew.RENEWED, renew.TOO_SOON
+    assert told == [renewed, soon, soon, renewed, soon, renewed]
+    assert len(done) == 3
+
+
+def test_router_is_signalled_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(i2p.units, "properties", lambda *_: {"MainPID": "77"})
+    monkeypatch.setattr(i2p.os, "kill", lambda *words: sent.append(words))
+    i2p.renew()
+    assert sent == [(77, 1)]
+    # 0 is systemd's word for none, and kill(2)'s for a whole group.
+    monkeypatch.setattr(i2p.units, "properties", lambda *_: {"MainPID": "0"})
+    with pytest.raises(SystemFailureError, match="does not run"):
+        i2p.renew()
+    assert len(sent) == 1
+
+
+def test_units_agree_on_the_port() -> None:
+    units = Path(__file__).parents[2] / "units"
+    text = (units / "tails-profiles-i2p-renew.socket").read_text()
+    assert f"ListenStream={renew.ADDRESS[0]}:{renew.ADDRESS[1]}\n" in text
+    assert str(renew.ADDRESS[1]) in (units / "i2p-browser").read_text()
+    assert (
+        f"i2p-port@{renew.ADDRESS[1]}.socket"
+        in (units / "tails-profiles-app-guest.target").read_text()
+    )

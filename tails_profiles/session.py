@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Language and keyboard of app-guest's session, as the files that Debian's programs read.
+"""Language, keyboard and I2P's browser of app-guest's session, as the files that Debian reads.
 
-Sources: locale(5) of Debian (pam_env reads ``/etc/default/locale``), keyboard(5), xorg.conf(5).
+Sources: locale(5) of Debian (pam_env reads ``/etc/default/locale``), keyboard(5), xorg.conf(5),
+the Desktop Entry Specification.
 Every value is one of the settings' closed grammar: none can end a string or a line.
 """
 
@@ -15,13 +16,34 @@ CATEGORIES = (
 )  # fmt: skip
 
 
+#: Only where there is an i2p-guest, and so not part of the image.
+BROWSER = """\
+[Desktop Entry]
+Type=Application
+Name=I2P Browser
+Comment=Sites of I2P, and nothing else
+Exec=/usr/lib/tails-profiles/i2p-browser %u
+Icon=web-browser
+Terminal=false
+Categories=Network;WebBrowser;
+Actions=renew;
+
+[Desktop Action renew]
+Name=New I2P identity
+Exec=/usr/lib/tails-profiles/i2p-browser --renew
+"""
+
+
 def session_files(settings: Settings) -> Mapping[str, str]:
     """Each file's path from the root, without the leading slash, and its text."""
-    return {
+    texts = {
         "etc/default/locale": _locale(settings),
         "etc/default/keyboard": _keyboard(settings),
         "etc/X11/xorg.conf.d/00-keyboard.conf": _xorg(settings),
     }
+    if settings.i2p is not None:
+        texts["usr/local/share/applications/tails-profiles-i2p-browser.desktop"] = BROWSER
+    return texts
 
 
 def _locale(settings: Settings) -> str:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tails_profiles.profile import Profile
-from tails_profiles.session import CATEGORIES, session_files
-from tails_profiles.settings import Keyboard, Settings, defaults
+from tails_profiles.session import BROWSER, CATEGORIES, session_files
+from tails_profiles.settings import I2pSettings, Keyboard, Settings, defaults
 
 APP = defaults(Profile.APP_GUEST)
 # The widest values that the grammar has, all at once.
@@ -51,3 +51,11 @@ def test_xorg_gets_the_keyboard_and_no_empty_option() -> None:
     assert '    Option "XkbVariant" "intl,,ez-x,nodeadkeys"\n' in text
     assert all(line.count('"') in {0, 2, 4} for line in text.splitlines())
     assert "XkbVariant" not in session_files(APP)["etc/X11/xorg.conf.d/00-keyboard.conf"]
+
+
+def test_browser_of_i2p_is_in_the_menu_only_where_there_is_an_i2p_guest() -> None:
+    name = "usr/local/share/applications/tails-profiles-i2p-browser.desktop"
+    assert name not in session_files(APP)
+    assert session_files(replace(APP, i2p=I2pSettings()))[name] == BROWSER
+    programs = {line.split()[0] for line in BROWSER.splitlines() if line.startswith("Exec=")}
+    assert programs == {"Exec=/usr/lib/tails-profiles/i2p-browser"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tails_profiles import libvirt, qemu
 from tails_profiles.audit import Deviation, Opens, Report, profile_of, report, unknown
-from tails_profiles.launch import MACHINES
+from tails_profiles.launch import CLOCK_RANGE, MACHINES
 from tails_profiles.profile import PROFILES, SETTINGS_TAG, Profile, token
 from tails_profiles.recipe import qemu_firmware
 
@@ -260,6 +260,8 @@ class _Comparison:
             return found.rpartition("/")[2] == (option.parts[word] or "").rpartition("/")[2]
         if option.name == "-serial":
             return self._profile.is_gateway and found == "chardev:serial"
+        if (option.name, word, found) == ("-rtc", "base", "utc"):
+            return not CLOCK_RANGE[self._profile]
         pattern = _FREE.get((option.name, word))
         return pattern is not None and pattern.fullmatch(found) is not None
 

@@ -166,11 +166,7 @@ class Greeter:
         for place in ("usr", "var/lib"):
             (self.upper / place).mkdir(parents=True)
             (world / "work" / place).mkdir(parents=True)
-        share, packages = self.upper / "usr/share/tails", "usr/lib/python3/dist-packages"
-        shutil.copytree(STANDIN / "greeter", share / "greeter")
-        shutil.copytree(STANDIN / "tailsgreeter", self.upper / packages / "tailsgreeter")
-        (self.upper / STOCK).parent.mkdir(parents=True)
-        shutil.copy(STANDIN / "launcher", self.upper / STOCK)
+        self.install_stock()
         if machine.installed:
             subprocess.run([TOP / "greeter_plugin/install", self.upper], check=True)
         session = [SESSION] if machine.host_session else []
@@ -185,6 +181,14 @@ class Greeter:
             machine.sabotage(self.upper)
         (world / "trace").touch()
         os.mkfifo(world / "control")
+
+    def install_stock(self) -> None:
+        """Put the greeter that is there without us below ``upper``."""
+        share, packages = self.upper / "usr/share/tails", "usr/lib/python3/dist-packages"
+        shutil.copytree(STANDIN / "greeter", share / "greeter")
+        shutil.copytree(STANDIN / "tailsgreeter", self.upper / packages / "tailsgreeter")
+        (self.upper / STOCK).parent.mkdir(parents=True)
+        shutil.copy(STANDIN / "launcher", self.upper / STOCK)
 
     def _start(self) -> subprocess.Popen[bytes]:
         program = WRAPPER if self.machine.installed else STOCK

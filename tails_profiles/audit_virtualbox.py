@@ -9,7 +9,7 @@ from tails_profiles import virtualbox
 from tails_profiles.audit import Deviation, Opens, Report, profile_of, report, unknown
 from tails_profiles.constants import LINKS
 from tails_profiles.launch import CLOCK_RANGE, MACHINES
-from tails_profiles.profile import SETTINGS_TAG, Profile, token
+from tails_profiles.profile import PROFILES, SETTINGS_TAG, Profile, token
 from tails_profiles.virtualbox import Group
 from tails_profiles.virtualbox_machine import HARMLESS, READ, READERS, TESTING, Machine
 
@@ -48,18 +48,31 @@ def _deviations(
 ) -> Iterator[Deviation]:
     promised = fields["chassis_asset_tag"] == SETTINGS_TAG
     groups = _groups(profile, firmware, promised=promised)
-    deviating: set[str] = set()
+    silent = _silent_adapters(machine, profile)
     for opens, group in groups:
-        for each in _compare(machine, opens, group, frozenset(deviating)):
-            deviating.add(each.setting)
-            yield each
+        yield from _flags(machine, profile, opens, group, silent)
+        yield from _keys(machine, opens, group)
     yield from _adapters_beyond(machine)
     yield from _clock(machine, profile)
     yield from _storage(machine, promised=promised)
     yield from _shares(machine)
     yield from _properties(machine)
     yield from _unknown_keys(machine, profile, [group for _, group in groups])
-    yield from _unknown_settings(machine, deviating)
+    yield from _unknown_settings(machine, silent)
+
+
+def _silent_adapters(machine: Machine, profile: Profile) -> frozenset[str]:
+    """Numbers of adapters whose details say no more: of another kind, or rightly not there."""
+    kinds = {
+        number: value
+        for group in virtualbox.network(profile)
+        for flag, value in _pairs(group.flags)
+        for name, number in [_numbered(flag)]
+        if name == "nic"
+    }
+    return frozenset(
+        number for number, kind in kinds.items() if machine.info.get(f"nic{number}") != kind
+    )
 
 
 def _groups(profile: Profile, firmware: str, *, promised: bool) -> list[tuple[Opens, Group]]:
@@ -80,32 +93,50 @@ def _groups(profile: Profile, firmware: str, *, promised: bool) -> list[tuple[Op
     ]
 
 
-def _compare(
-    machine: Machine, opens: Opens, group: Group, deviating: frozenset[str]
+def _flags(
+    machine: Machine, profile: Profile, opens: Opens, group: Group, silent: frozenset[str]
 ) -> Iterator[Deviation]:
-    for left, (flag, expected) in (
-        *((False, pair) for pair in _pairs(group.flags)),
-        *((True, pair) for pair in _pairs(group.left)),
-    ):
+    set_or_left = [(pair, False) for pair in _pairs(group.flags)]
+    set_or_left += [(pair, True) for pair in _pairs(group.left)]
+    for (flag, expected), left in set_or_left:
         name, number = _numbered(flag)
-        adapter = name.startswith(("nic-", "nat-", "mac-", "cable-", "intnet"))
-        if adapter and f"--nic{number}" in deviating:
-            # Of another kind altogether: its details say nothing more.
+        if number in silent and name.startswith(("nic-", "nat-", "mac-", "cable-", "intnet")):
             continue
         found = READERS[name](machine, number)
-        if found is None and left:
-            # A version that does not have it.
-            continue
-        if found == expected or (name == "cable-connected" and _may_be_plugged(machine, expected)):
-            continue
-        yield Deviation(f"--{flag}", "not shown" if found is None else found, expected, opens,
-                        group.why)  # fmt: skip
-        if adapter or name == "nic":
-            deviating |= {f"--{flag}"}
+        # A version without a flag that nobody sets, or what may be so.
+        fine = left if found is None else _may_be(machine, profile, flag, found)
+        if found != expected and not fine:
+            yield Deviation(
+                f"--{flag}", "not shown" if found is None else found, expected, opens, group.why
+            )
+
+
+def _keys(machine: Machine, opens: Opens, group: Group) -> Iterator[Deviation]:
     for key, value in group.extradata:
         found = machine.extradata.get(key)
         if found not in {value, f"string:{value}"}:
             yield Deviation(key, "unset" if found is None else found, value, opens, group.why)
+
+
+def _may_be(machine: Machine, profile: Profile, flag: str, found: str) -> bool:
+    """Whether a flag may have another value than the recipe's."""
+    links = {str(number): link for number, link in enumerate(LINKS[profile], start=1)}
+    name, number = _numbered(flag)
+    link = links.get(number)
+    if name == "nic":
+        return (
+            link is not None and found == "none" and link.name in PROFILES[profile].optional_links
+        )
+    if name == "cable-connected":
+        # The link gate: a gateway that runs may have said by now that its rules are in force.
+        running = machine.info.get("VMState") in {"running", "paused"}
+        return link is not None and link.is_uplink and running
+    # The port on which a gateway says how far it is: a socket, in which it fills nothing.
+    return (
+        flag == "uart1"
+        and profile.is_gateway
+        and machine.info.get("uartmode1", "").startswith("server,")
+    )
 
 
 def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -124,11 +155,6 @@ def _numbered(flag: str) -> tuple[str, str]:
     """A flag's name and the number of its adapter, port or place, if it has one."""
     name = flag.rstrip("0123456789")
     return name, flag[len(name) :]
-
-
-def _may_be_plugged(machine: Machine, expected: str) -> bool:
-    # The link gate: a gateway that runs may have said by now that its rules are in force.
-    return expected == "off" and machine.info.get("VMState") in {"running", "paused"}
 
 
 def _adapters_beyond(machine: Machine) -> Iterator[Deviation]:
@@ -241,13 +267,12 @@ def _unknown_keys(
             yield unknown(key, value)
 
 
-def _unknown_settings(machine: Machine, deviating: Iterable[str]) -> Iterator[Deviation]:
-    said = {f"Network/Adapter[{int(flag[5:]) - 1}]" for flag in deviating
-            if re.fullmatch(r"--nic\d+", flag)}  # fmt: skip
+def _unknown_settings(machine: Machine, silent: frozenset[str]) -> Iterator[Deviation]:
     for path, value in machine.settings.items():
-        adapter = re.match(r"Network/Adapter\[\d+\]", path)
+        adapter = re.match(r"Network/Adapter\[(\d+)\]", path)
         if adapter and (
-            adapter[0] in said or machine.settings.get(f"{adapter[0]}@enabled", "false") != "true"
+            str(int(adapter[1]) + 1) in silent
+            or machine.settings.get(f"{adapter[0]}@enabled", "false") != "true"
         ):
             continue
         if not READ.fullmatch(path) and not HARMLESS.fullmatch(path):

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tails_profiles import recipe, virtualbox
+from tails_profiles import recipe, vboxmanage, virtualbox
 from tails_profiles.profile import GUESTS, Profile
+from tests.virtualbox.inside import DIRECTORY
 from tests.virtualbox.world import MACHINES, TOP, VirtualBox
 
 TOR, APP = Profile.TOR_GUEST, Profile.APP_GUEST
@@ -269,6 +270,32 @@ def test_broken_row_is_named_and_nothing_else(
         assert all(each["leak"].endswith(".") for each in named)
     finally:
         audited.put_back(profile)
+
+
+def test_app_guest_may_do_without_i2p(audited: Audited) -> None:
+    audited.box.manage("modifyvm", APP.value, "--nic2", "none")
+    try:
+        assert audited.deviations(APP.value) == []
+    finally:
+        audited.put_back(APP)
+
+
+def test_machines_of_the_launcher_have_nothing_named() -> None:
+    with VirtualBox([TOP]) as box:
+        made = box.run(
+            "python3", "-m", "tests.virtualbox.inside", "--offset", "0.5", PYTHONPATH=str(TOP),
+            PYTHONDONTWRITEBYTECODE="1",
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        for profile in GUESTS:
+            done = box.run(
+                *vboxmanage.manager(profile, DIRECTORY), "env", f"PYTHONPATH={TOP}",
+                "PYTHONDONTWRITEBYTECODE=1", "python3", "-m", "tails_profiles", "host", "audit",
+                profile,
+            )  # fmt: skip
+            assert (done.returncode, done.stdout, done.stderr) == (
+                0, f"{profile} is {profile} as the recipe has it\n", ""
+            )  # fmt: skip
 
 
 def test_key_for_every_machine_is_named_in_each(audited: Audited) -> None:

@@ -83,12 +83,12 @@ def parse_info(text: str) -> dict[str, str]:
     line = re.compile(
         r'^(?:"(?P<quoted>[^"\n]+)"|(?P<key>[A-Za-z][\w()\[\]/-]*))='
         r'(?:"(?P<text>(?:[^"\\]|\\.)*)"[^\n]*|(?P<word>[^"\n][^\n]*|))$',
-        re.MULTILINE | re.DOTALL,
+        re.MULTILINE,
     )
     for match in line.finditer(text):
         value = match["word"]
         if value is None:
-            value = re.sub(r"\\(.)", r"\1", match["text"], flags=re.DOTALL)
+            value = re.sub(r"\\(.)", r"\1", match["text"])
         found.setdefault(match["quoted"] or match["key"], value)
     return found
 

@@ -146,14 +146,14 @@ def test_whatever_is_added_to_a_domain_is_named(profile: Profile) -> None:
     made = domain(profile)
     places = [*made.iter()]
     for number, place in enumerate(places):
-        for tag in ("interface", "unheard-of"):
+        for tag in ("interface", "unheardof"):
             changed = copy.deepcopy(made)
             ElementTree.SubElement([*changed.iter()][number], tag, {"type": "user"})
             assert len(libvirt_settings(changed, profile)) == 1, (place.tag, tag)
         changed = copy.deepcopy(made)
-        [*changed.iter()][number].set("unheard-of", "1")
+        [*changed.iter()][number].set("unheardof", "1")
         assert [name.rpartition("@")[2] for name in libvirt_settings(changed, profile)] == [
-            "unheard-of"
+            "unheardof"
         ]
 
 
@@ -232,7 +232,7 @@ def words_of(option: str) -> Iterator[str]:
         yield ",".join([*parts[:number], f"{name}{sign}another", *parts[number + 1 :]])
         if len(parts) > 1:
             yield ",".join([*parts[:number], *parts[number + 1 :]])
-    yield f"{option},unheard-of=1"
+    yield f"{option},unheardof=1"
 
 
 @pytest.mark.parametrize("profile", GUESTS)
@@ -287,7 +287,7 @@ MORE = [
     (["-device", "pvpanic"], "unknown", ""),
     (["-nographic"], "unknown", ""),
     (["--s"], "unknown", ""),
-    (["-unheard-of", "1"], "unknown", ""),
+    (["-unheardof", "1"], "unknown", ""),
 ]
 
 

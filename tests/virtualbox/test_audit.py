@@ -178,7 +178,7 @@ BROKEN = [
         TOR,
         (
             ("storageattach {vm} --storagectl IDE --port 0 --device 0 --type dvddrive --medium"
-            " emptydrive --passthrough on"),
+            " /tmp/IMAGE.iso --passthrough on"),
         ),
         ("IDE port 0 device 0",),
         id="passed through",

@@ -68,11 +68,6 @@ class RealGreeter(Greeter):
         self.press("button", "Add an additional setting")
         self.find("dialog")
 
-    def shot(self, name: str) -> None:
-        """Keep a picture, once what was pressed shows."""
-        self.settle()
-        self.screen.picture(name)
-
     def login(self) -> list[str]:
         """Start Tails; what was said to GDM, in its order."""
         self.press("button", "Start Tails")

@@ -80,12 +80,12 @@ def test_ticked_setting_is_saved_and_the_host_session_chosen(start: Start, serie
     toggle(greeter, "check box", words.CHECKBOX)
     toggle(greeter, "check box", words.I2P)
     toggle(greeter, "radio button", words.FOLDERS[Folders.READ_ONLY])
-    greeter.screen.picture(f"tails-{series}-ticked")
+    greeter.shot(f"tails-{series}-ticked")
     # What is ticked counts once the user says Add.
     assert not (greeter.settings / "tails.isolation").exists()
     add(greeter)
     greeter.find("label", words.ON_I2P)
-    greeter.screen.picture(f"tails-{series}-added")
+    greeter.shot(f"tails-{series}-added")
     assert login(greeter) == [SELECTED, *LOGIN]
     assert stored(greeter) == Choice(enabled=True, i2p=True, folders=Folders.READ_ONLY)
     assert (greeter.settings / "tails.isolation").stat().st_mode & 0o777 == 0o600
@@ -121,7 +121,7 @@ def test_setting_is_changed_in_its_popover(start: Start) -> None:
     greeter.press("list item", description=HANDLE)
     toggle(greeter, "check box", words.CHECKBOX, state=False)
     until(lambda: not stored(greeter).enabled, "stored at once")
-    greeter.screen.picture("popover")
+    greeter.shot("popover")
     toggle(greeter, "check box", words.CHECKBOX)
     toggle(greeter, "radio button", words.FOLDERS[Folders.NONE])
     until(lambda: stored(greeter) == Choice(enabled=True, folders=Folders.NONE), "stored")
@@ -163,7 +163,7 @@ def test_damaged_file_means_defaults_and_a_visible_warning(start: Start, data: b
     (greeter.storage / "tails.isolation").write_bytes(data)
     greeter.tell(f"unlock {greeter.storage}")
     greeter.find("label", "Warning: the saved setting is damaged and was not used.\nOff (default)")
-    greeter.screen.picture("damaged")
+    greeter.shot("damaged")
     assert login(greeter) == LOGIN
     assert (greeter.storage / "tails.isolation").read_bytes() == data
 
@@ -189,7 +189,7 @@ def test_gdm_that_refuses_asks_before_starting_without(start: Start) -> None:
     choose(greeter)
     greeter.press("button", "Start Tails")
     greeter.find("label", words.FAILED_TEXT)
-    greeter.screen.picture("failed")
+    greeter.shot("failed")
     greeter.press("button", words.SHUT_DOWN)
     greeter.wait_for("Shutdown")
     greeter.find("label", words.FAILED_TEXT)
@@ -214,7 +214,7 @@ def test_user_is_warned_once_of_kept_files(
     greeter.tell(f"unlock {greeter.storage}")
     greeter.press("button", "Start Tails")
     greeter.find("label", words.KEPT_TEXT)
-    greeter.screen.picture("kept-files")
+    greeter.shot("kept-files")
     greeter.press("button", answer)
     assert ended(greeter) == said
     warned = stored(greeter, greeter.storage)
@@ -243,7 +243,7 @@ def test_obstacle_is_said_in_words_and_the_row_is_insensitive(
     (greeter.storage / "tails.isolation").write_bytes(serialize(Choice(enabled=True)))
     open_dialog(greeter)
     row = greeter.find("list item", description=HANDLE)
-    greeter.screen.picture(f"obstacle-{obstacle.value}")
+    greeter.shot(f"obstacle-{obstacle.value}")
     assert not greeter.is_(row, "sensitive")
     reason = words.OBSTACLES[obstacle].format(needs="3.6", has="1.9")
     assert reason in row.get_name()
@@ -342,7 +342,7 @@ def test_page_in_every_language_and_shape(
     ends = [greeter.place(item).x for item in (caption, value)]
     assert (ends[0] > ends[1]) is (language == "fa")
     on_screen(greeter)
-    greeter.screen.picture(f"{language}-{shape}-list")
+    greeter.shot(f"{language}-{shape}-list")
     greeter.press("list item", description=HANDLE)
     toggle(greeter, "check box", say.say(words.CHECKBOX))
     for text in (words.EXPLANATION, words.CHECKBOX, words.I2P, words.FOLDERS_HEADING):
@@ -350,7 +350,7 @@ def test_page_in_every_language_and_shape(
     for text in words.FOLDERS.values():
         greeter.find("radio button", say.say(text))
     greeter.find("dialog")
-    greeter.screen.picture(f"{language}-{shape}-page")
+    greeter.shot(f"{language}-{shape}-page")
     on_screen(greeter)
     # The words of the questions too.
     add(greeter)
@@ -372,7 +372,7 @@ def test_longest_reason_fits_the_screen_in_large_text(
     open_dialog(greeter)
     reason = words.OBSTACLES[Obstacle.NO_VIRTUALIZATION]
     greeter.find("label", Words(locale, locales).say(reason), prefix=True)
-    greeter.screen.picture(f"{language}-large-text-obstacle")
+    greeter.shot(f"{language}-large-text-obstacle")
     on_screen(greeter)
 
 
@@ -389,7 +389,7 @@ def test_question_in_every_language(start: Start, locales: str, language: str) -
     greeter.find("label", say.say(words.KEPT_TEXT))
     for text in (words.START_WITHOUT, words.START_ISOLATED, words.SHUT_DOWN):
         greeter.find("button", say.say(text))
-    greeter.screen.picture(f"{language}-question")
+    greeter.shot(f"{language}-question")
     on_screen(greeter)
 
 
@@ -403,8 +403,10 @@ def test_language_that_does_not_exist_is_english(start: Start, locale: str) -> N
     greeter.find("label", expected, prefix=True)
 
 
-def test_page_is_used_with_the_keyboard_alone(start: Start) -> None:
-    greeter = start()
+@pytest.mark.parametrize("shape", ["plain", "large-text"])
+def test_page_is_used_with_the_keyboard_alone(start: Start, shape: str) -> None:
+    """What has the keyboard is seen, also where the page has to be scrolled for it."""
+    greeter = start(env=SHAPES[shape])
     codes = {"Tab": 23, "space": 65, "Down": 116, "Return": 36}
 
     def key(name: str) -> None:
@@ -438,6 +440,12 @@ def test_page_is_used_with_the_keyboard_alone(start: Start) -> None:
     walk_to("radio button Read and write")
     key("Down")
     until(lambda: "Read only" in focused(), "the next radio button")
+    greeter.settle()
+    frame = greeter.place(greeter.find("dialog"))
+    radio = greeter.place(greeter.find("radio button", words.FOLDERS[Folders.READ_ONLY]))
+    assert frame.y < radio.y
+    assert radio.y + radio.height < frame.y + frame.height
+    greeter.shot(f"keyboard-{shape}")
     walk_to("button Add")
     key("Return")
     greeter.find("label", words.ON_I2P)

@@ -68,6 +68,21 @@ def test_translation_is_used_and_keeps_names(language: str, locales: str) -> Non
         assert ("_" in text) == ("_" in translated)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_translation_keeps_figure_and_unit_on_one_line(language: str) -> None:
+    text = (PLUGIN / f"po/{language}.po").read_text()
+    found = re.findall(r"^msgstr .*", text, re.MULTILINE)
+    assert sum(line.count("{needs}\u00a0") for line in found) == 3
+    assert sum(line.count("{has}\u00a0") for line in found) == 2
+
+
+def test_french_has_its_own_spaces_and_apostrophes() -> None:
+    found = re.findall(r"^msgstr .*", (PLUGIN / "po/fr.po").read_text(), re.MULTILINE)
+    text = "\n".join(found)
+    assert len(re.findall("\u00a0[;:]", text)) > 8
+    assert not re.search(r" [;:!?]|[^\u00a0 /][;!?] |'", text)
+
+
 @pytest.mark.parametrize("locale", ["", "en_US", "xx_XX", "pt_PT", "../de", "de/..", "C", "\x00"])
 def test_language_without_a_catalogue_is_english(locale: str, locales: str) -> None:
     assert Words(locale, locales).say(words.ON) == "On"
@@ -90,7 +105,8 @@ def test_memory_is_rounded_apart(memory: int, needs: str, has: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("locale", "figure"), [("de_DE", "3,6 GB"), ("fa_IR", "۳\u066b۶"), ("ru_RU", "3,6 ГБ")]
+    ("locale", "figure"),
+    [("de_DE", "3,6\u00a0GB"), ("fa_IR", "۳\u066b۶"), ("ru_RU", "3,6\u00a0ГБ")],
 )
 def test_figures_are_written_as_the_language_does(locales: str, locale: str, figure: str) -> None:
     assert figure in Words(locale, locales).say(words.EXPLANATION, POSSIBLE)

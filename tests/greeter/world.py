@@ -270,6 +270,12 @@ class Greeter:
 
     # ---- what it shows
 
+    def shot(self, name: str) -> None:
+        """Keep a picture, once everything that was asked for has been drawn."""
+        self.settle()
+        pixels = self.screen.picture(name).get_pixels()
+        assert pixels.count(pixels[:3]) < len(pixels) // 3, f"{name} shows nothing"
+
     def application(self) -> Any:
         """The greeter on the accessibility bus, with nothing remembered from earlier looks."""
 

@@ -8,6 +8,7 @@ import copy
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -519,6 +520,136 @@ def test_key_that_nobody_knows_is_named_whoever_has_it(key: str) -> None:
     machine = virtualbox_machine.parse({}, settings_file(""), f"Key: {key}, Value: 1\n", "")
     named = [each.setting for each in audit_virtualbox.audit("vm", machine, TOR).deviations]
     assert key in named
+
+
+RECORDS = Path(__file__).parents[1] / "data/virtualbox"
+
+
+def recorded(
+    profile: Profile, *, info: Mapping[str, str] | None = None, properties: str = "",
+    extradata: str = "", old: str = "", new: str = "",
+) -> list[str]:  # fmt: skip
+    """What is named of a machine that the real VirtualBox made from the recipe.
+
+    ``info`` replaces values of showvminfo, ``new`` replaces ``old`` in the settings file.
+    """
+    said = virtualbox_machine.parse_info(BANNER + (RECORDS / f"{profile}.info").read_text())
+    text = (RECORDS / f"{profile}.vbox").read_text()
+    assert old in text
+    machine = virtualbox_machine.parse(
+        {**said, **(info or {})}, text.replace(old, new, 1), extradata, properties
+    )
+    return [each.setting for each in audit_virtualbox.audit("vm", machine, None).deviations]
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_recorded_machine_has_nothing_named(profile: Profile) -> None:
+    assert recorded(profile) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "setting"),
+    [
+        ("nic1", "bridged", "--nic1"),
+        ("nic3", "nat", "--nic3"),
+        ("nic17", "nat", "--nic17"),
+        ("cableconnected1", "on", "--cable-connected1"),
+        ("clipboard", "bidirectional", "--clipboard-mode"),
+        ("usb", "on", "--usb-ohci"),
+        ("vrde", "on", "--vrde"),
+        ("uart1", "0x03f8,4", "--uart1"),
+        ("uart3", "0x03f8,4", "--uart3"),
+        ("lpt2", "0x0378,7", "--lpt2"),
+        # These this VirtualBox has no way to switch on.
+        ("pagefusion", "on", "--page-fusion"),
+        ("tracing-enabled", "on", "--tracing-enabled"),
+        ("tracing-allow-vm-access", "on", "--tracing-allow-vm-access"),
+        ("autostart-enabled", "on", "--autostart-enabled"),
+        ("iommu", "intel", "--iommu"),
+    ],
+)
+def test_setting_of_now_is_named(key: str, value: str, setting: str) -> None:
+    assert recorded(TOR, info={key: value}) == [setting]
+
+
+def test_keys_of_the_other_firmware_carry_nothing() -> None:
+    with pytest.raises(AuditError, match="no field carries a token"):
+        recorded(TOR, info={"firmware": "EFI"})
+
+
+def test_what_an_answer_leaves_out_is_named() -> None:
+    said = virtualbox_machine.parse_info((RECORDS / "tor-guest.info").read_text())
+    text = (RECORDS / "tor-guest.vbox").read_text()
+    for key in ("vrde", "nic1", "boot2", "hpet", "rtcuseutc", "biossystemtimeoffset"):
+        less = {name: value for name, value in said.items() if name != key}
+        machine = virtualbox_machine.parse(less, text, "", "")
+        (found,) = audit_virtualbox.audit("vm", machine, None).deviations
+        assert found.found == "not shown"
+
+
+def test_gateway_that_runs_may_be_plugged_in() -> None:
+    now = {"VMState": "running", "cableconnected1": "on"}
+    assert recorded(TOR, info=now) == []
+    assert recorded(TOR, info=now | {"VMState": "saved"}) == ["--cable-connected1"]
+    # Its other link stays plugged in.
+    assert recorded(TOR, info=now | {"cableconnected2": "off"}) == ["--cable-connected2"]
+
+
+def test_gateway_says_how_far_it_is_on_a_socket_of_virtualbox() -> None:
+    for mode, named in (
+        ("server,/run/s", []),
+        ("file,/s", ["--uart1"]),
+        ("tcpserver,1", ["--uart1"]),
+    ):
+        port = {"uart1": "0x03f8,4", "uartmode1": mode}
+        assert recorded(TOR, info=port) == named
+        assert recorded(APP, info=port) == ["--uart1"]
+
+
+def test_folder_until_power_off_is_named() -> None:
+    now = {
+        "SharedFolderNameTransientMapping1": "t",
+        "SharedFolderPathTransientMapping1": "/srv",
+    }
+    assert recorded(APP, info=now) == ["shared folder 't'"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "settings"),
+    [
+        ('type="PIIX4"', 'type="AHCI"', ["storage", "storage controller 'IDE'"]),
+        ('type="DVD"', 'type="Floppy"', ["IDE port 0 device 0"]),
+        ("<RTC ", "<HostPci><Devices/></HostPci><RTC ", ["HostPci/Devices in the settings file"]),
+        (
+            "<RTC ",
+            "<EmulatedUSB><CardReader enabled='true'/></EmulatedUSB><RTC ",
+            ["--usb-card-reader"],
+        ),
+        (
+            "<RTC ",
+            "<EmulatedUSB><Webcam/></EmulatedUSB><RTC ",
+            ["EmulatedUSB/Webcam in the settings file"],
+        ),
+        ("</CPU>", "<IBPBOn vmentry='true'/></CPU>", []),
+    ],
+)
+def test_settings_file_is_read_whole(old: str, new: str, settings: list[str]) -> None:
+    assert recorded(TOR, old=old, new=new) == settings
+
+
+def test_properties_that_the_front_end_left_are_named() -> None:
+    left = "/VirtualBox/HostInfo/VBoxVer = '7.2.22' @ 2026-11-25\n/VirtualBox/x = 'y' @ 2026\n"
+    assert recorded(TOR, properties=left) == ["guest property /VirtualBox/HostInfo/VBoxVer"]
+
+
+def test_loopback_of_the_host_is_what_the_engine_is_told() -> None:
+    item = f'<ExtraDataItem name="{virtualbox.localhost_key(1)}" value="0"/>'
+    on = {"localhostReachable": "1"}
+    assert recorded(TOR, info=on) == []
+    flag, key = "--nat-localhostreachable1", virtualbox.localhost_key(1)
+    assert recorded(TOR, info=on, old=item) == [flag, key]
+    assert recorded(TOR, info={"localhostReachable": "0"}, old=item) == [key]
+    assert recorded(TOR, info=on, old=item, extradata=f"Key: {key}, Value: 1\n") == [flag, key]
 
 
 # ---- finding a machine

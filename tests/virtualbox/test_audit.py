@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ import pytest
 from tails_profiles import recipe, vboxmanage, virtualbox
 from tails_profiles.profile import GUESTS, Profile
 from tests.virtualbox.inside import DIRECTORY
-from tests.virtualbox.world import MACHINES, TOP, VirtualBox
+from tests.virtualbox.record import RECORDS, make, said, settings_file
+from tests.virtualbox.world import TOP, VirtualBox
 
 TOR, APP = Profile.TOR_GUEST, Profile.APP_GUEST
 _CONFIG = "VBoxInternal/Devices/{}/0/Config/{}"
@@ -34,24 +36,18 @@ class Audited:
     def __init__(self, box: VirtualBox) -> None:
         self.box = box
         for profile in GUESTS:
-            self.make(profile, profile.value)
-        self._settings = {profile: self._file(profile).read_text() for profile in GUESTS}
+            make(box, profile, profile.value)
+        self._settings = {profile: self.file(profile).read_text() for profile in GUESTS}
 
-    def make(self, profile: Profile, name: str, firmware: str = "bios") -> None:
-        """A machine from nothing but what the recipe says, with an image that is none."""
-        self.box.path("/tmp/IMAGE.iso").write_bytes(bytes(1 << 20))
-        text = recipe.recipe(profile, "virtualbox", name, firmware)
-        done = self.box.run("env", "-C", "/tmp", "bash", "-e", stdin=text)
-        assert done.returncode == 0, done.stderr
-
-    def _file(self, profile: Profile) -> Any:
-        return self.box.path(MACHINES / profile / f"{profile}.vbox")
+    def file(self, profile: Profile) -> Path:
+        """Its settings file, from outside."""
+        return self.box.path(settings_file(profile))
 
     def put_back(self, profile: Profile) -> None:
         """As the recipe made it."""
         self.box.manage("unregistervm", profile)
-        self._file(profile).write_text(self._settings[profile])
-        self.box.manage("registervm", str(MACHINES / profile / f"{profile}.vbox"))
+        self.file(profile).write_text(self._settings[profile])
+        self.box.manage("registervm", str(settings_file(profile)))
 
     def run(self, *words: str) -> tuple[int, str, str]:
         """The command itself, beside the real VBoxManage: status and both outputs."""
@@ -82,7 +78,7 @@ def test_machine_made_from_the_recipe_alone_has_nothing_named(
     audited: Audited, profile: Profile, firmware: str
 ) -> None:
     name = f"it's {profile} {firmware} é"
-    audited.make(profile, name, firmware)
+    make(audited.box, profile, name, firmware)
     offset = re.search(
         r"^biossystemtimeoffset=(-?\d+)$",
         audited.box.manage("showvminfo", name, "--machinereadable"),
@@ -93,6 +89,13 @@ def test_machine_made_from_the_recipe_alone_has_nothing_named(
     drawn = offset[1] != "0" or profile is Profile.I2P_GUEST
     named = [each["setting"] for each in audited.deviations(name)]
     assert named == ([] if drawn else ["--bios-system-time-offset"])
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_records_are_what_virtualbox_says(audited: Audited, profile: Profile) -> None:
+    # Read as its service reads it anew.
+    for name, text in said(audited.box, profile).items():
+        assert text == (RECORDS / f"{profile}.{name}").read_text()
 
 
 def modify(words: str, *settings: str, profile: Profile = TOR) -> Any:
@@ -368,8 +371,8 @@ def test_machine_that_is_not_there(audited: Audited) -> None:
 
 
 def test_audit_changes_nothing(audited: Audited) -> None:
-    before = audited._file(TOR).read_bytes()
-    stamp = audited._file(TOR).stat().st_mtime_ns
+    before = audited.file(TOR).read_bytes()
+    stamp = audited.file(TOR).stat().st_mtime_ns
     audited.run(TOR.value)
-    assert audited._file(TOR).read_bytes() == before
-    assert audited._file(TOR).stat().st_mtime_ns == stamp
+    assert audited.file(TOR).read_bytes() == before
+    assert audited.file(TOR).stat().st_mtime_ns == stamp

@@ -559,7 +559,7 @@ def parse_list(text: str) -> dict[UUID, str]:
 INACCESSIBLE = "<inaccessible>"
 
 #: By flag, the key that ``showvminfo`` shows it under; ``N`` stands for an adapter's number.
-_SHOWN: Mapping[str, str] = {
+SHOWN: Mapping[str, str] = {
     "accelerate-3d": "accelerate3d",
     "audio-driver": "audio",
     "autostart-enabled": "autostart-enabled",
@@ -669,7 +669,7 @@ def _shown_key(name: str, leaf: str = "") -> str | None:
     if leaf:
         return f"cpuid/{leaf}"
     general, number = _numberless(name)
-    key = _SHOWN.get(general)
+    key = SHOWN.get(general)
     return key and re.sub("N$", number, key)
 
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from tails_profiles import virtualbox
 from tails_profiles.audit import parse_xml
 from tails_profiles.errors import AuditError
-from tails_profiles.vboxmanage import parse_extradata
+from tails_profiles.vboxmanage import SHOWN, parse_extradata
 
 _NAMESPACE = "{http://www.virtualbox.org/}"
 #: Elements of the settings file that only group others, by version differently.
@@ -235,25 +235,17 @@ def _testing(machine: Machine, _: str) -> str:
 
 
 _PROMISCUITY = {"Deny": "deny", "AllowNetwork": "allow-vms", "AllowAll": "allow-all"}
+#: Flags that showvminfo shows; the number of an adapter, port or place is left out.
+_SHOWN = {flag.rstrip("N0123456789"): key.rstrip("N0123456789") for flag, key in SHOWN.items()}
+#: By flag, without its number; after those what it does not show, or not as the flag has it.
 READERS: Mapping[str, Reader] = {
+    **{flag: _info(key) for flag, key in _SHOWN.items()},
     "firmware": lambda machine, _: machine.info.get("firmware", "").lower(),
-    "hardware-uuid": _info("hardwareuuid"),
-    "memory": _info("memory"),
-    "cpus": _info("cpus"),
     "cpu-hotplug": _setting("CPU@hotplug", "off"),
     "cpu-profile": _info("cpu-profile"),
     "cpuid-portability-level": _info("cpuid-portability-level"),
     "cpuid-set": _cpuid,
-    "chipset": _info("chipset"),
     "iommu": _info("iommu"),
-    "graphicscontroller": _info("graphicscontroller"),
-    "vram": _info("vram"),
-    "monitor-count": _info("monitorcount"),
-    "accelerate-3d": _info("accelerate3d"),
-    "paravirt-provider": _info("paravirtprovider"),
-    "hpet": _info("hpet"),
-    "nested-hw-virt": _info("nested-hw-virt"),
-    "guest-memory-balloon": _info("GuestMemoryBalloon"),
     "page-fusion": _info("pagefusion"),
     "ibpb-on-vm-entry": _setting("CPU/IBPBOn@vmentry", "off"),
     "ibpb-on-vm-exit": _setting("CPU/IBPBOn@vmexit", "off"),
@@ -262,40 +254,17 @@ READERS: Mapping[str, Reader] = {
     "mds-clear-on-vm-entry": _setting("CPU/MDSClearOn@vmentry", "off"),
     "mds-clear-on-sched": _setting("CPU/MDSClearOn@scheduling", "on"),
     "spec-ctrl": _setting("CPU/SpecCtrl@enabled", "off"),
-    "rtc-use-utc": _info("rtcuseutc"),
-    "clipboard-mode": _info("clipboard"),
     "clipboard-file-transfers": _info(
         "clipboard_file_transfers", {"on": "enabled", "off": "disabled"}
     ),
-    "drag-and-drop": _info("draganddrop"),
     "audio-driver": _audio_driver,
     "audio-enabled": _setting("AudioAdapter@enabled", "off"),
-    "usb-ohci": _info("usb"),
-    "usb-ehci": _info("ehci"),
-    "usb-xhci": _info("xhci"),
     "usb-card-reader": _setting("EmulatedUSB/CardReader@enabled", "off"),
-    "mouse": _info("hidpointing"),
-    "keyboard": _info("hidkeyboard"),
-    "vrde": _info("vrde"),
-    "teleporter": _info("teleporterenabled"),
-    "recording": _info("recording_enabled"),
-    "autostart-enabled": _info("autostart-enabled"),
-    "tracing-enabled": _info("tracing-enabled"),
-    "tracing-allow-vm-access": _info("tracing-allow-vm-access"),
-    "uart": _info("uart"),
-    "lpt": _info("lpt"),
     "guest-debug-provider": lambda machine, _: machine.settings.get(
         "Debugging/GuestDebug@provider", "none"
     ).lower(),
     "testing-enabled": _testing,
-    "boot": _info("boot"),
-    "bios-boot-menu": _info("bootmenu"),
     "bios-pxe-debug": _setting("Firmware/PXEDebug@enabled", "off"),
-    "nic": _info("nic"),
-    "intnet": _info("intnet"),
-    "nic-type": _info("nictype"),
-    "mac-address": _info("macaddress"),
-    "cable-connected": _info("cableconnected"),
     "nic-promisc": _setting("@promiscuousModePolicy", "deny", _PROMISCUITY, adapter=True),
     "nic-trace": _setting("@trace", "off", adapter=True),
     "nat-net": _network_of_nat,

@@ -173,6 +173,8 @@ class Isolation:
         self.problem: Problem | None = None
         self.touched = False
         self._damage_seen = False
+        #: Whether there is a file to keep in step with the choice.
+        self._has_file = False
 
     @property
     def effective(self) -> Choice:
@@ -196,7 +198,9 @@ class Isolation:
         """
         try:
             stored = read(self.path)
+            self._has_file = True
         except DamagedFileError:
+            self._has_file = True
             if self._damage_seen:
                 return False
             self._damage_seen = True
@@ -214,12 +218,16 @@ class Isolation:
     def store(self) -> None:
         """Write the choice, if there is anything of the user's to write.
 
-        Nothing is written before the user has chosen something: the greeter's directory stays as
-        it would be without us, a damaged file stays for whoever wants to see it, and a choice
-        made for another machine survives this one.
+        Nothing is written before the user has chosen something, nor for a tick that never was:
+        the greeter's directory stays as it would be without us, a damaged file stays for whoever
+        wants to see it, and a choice made for another machine survives this one.
         """
-        if self.touched:
+        if not self.touched:
+            return
+        if self.effective.enabled or self._has_file:
             self._write(self.effective)
+        else:
+            self.problem = None
 
     def plan_start(self) -> Start:
         """What Start has to do, as things stand."""
@@ -247,5 +255,6 @@ class Isolation:
         except OSError:
             self.problem = Problem.NOT_SAVED
             return False
+        self._has_file = True
         self.problem = None
         return True

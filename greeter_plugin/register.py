@@ -283,7 +283,9 @@ class Plugin:
         try:
             self._choose_session()
         except Exception as err:  # noqa: BLE001 - whatever it is, the user must know
-            report("the isolated session could not be chosen", err)
+            # The question first in importance: a journal that fails must not cost it.
+            with suppress(Exception):
+                report("the isolated session could not be chosen", err)
             if self._wanted:
                 self._say_failed()
 
@@ -313,8 +315,9 @@ class Plugin:
         isolate = [view.Button(self._words.say(words.START_ISOLATED), ISOLATE)]
         possible = self.isolation.verdict.possible
         answer = self._ask(words.KEPT_TITLE, words.KEPT_TEXT, isolate if possible else [])
+        self._wanted = answer == ISOLATE
         self.isolation.start_warned()
-        if answer != ISOLATE:
+        if not self._wanted:
             return Start.AS_ALWAYS
         self.isolation.choose(self.isolation.choice._replace(enabled=True))
         return Start.ISOLATED

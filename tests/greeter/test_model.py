@@ -118,7 +118,7 @@ def test_file_by_another_hand_is_read(text: str, choice: Choice) -> None:
         b"TAILS_ISOLATION_ENABLED=true\x00\n",
         b"TAILS_ISOLATION_ENABLED=tru\xc3\xa9\n",
         b'{"enabled": true}\n',
-        b"TAILS_ISOLATION_ENABLED=true\n" * (MAX_BYTES // 29 + 1),
+        b"TAILS_ISOLATION_ENABLED=true" + b" " * MAX_BYTES + b"\n",
         b"\x7fELF",
     ],
 )
@@ -217,6 +217,35 @@ def test_without_a_choice_nothing_is_written(tmp_path: Path) -> None:
     setting.store()
     assert setting.plan_start() is Start.AS_ALWAYS
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tick_that_never_was_writes_nothing(tmp_path: Path) -> None:
+    setting = isolation(tmp_path)
+    setting.choose(Choice(folders=Folders.NONE))
+    setting.store()
+    assert list(tmp_path.iterdir()) == []
+    assert setting.plan_start() is Start.AS_ALWAYS
+
+
+@pytest.mark.parametrize("stored", [SAVED, b"garbage"])
+def test_choice_against_isolation_replaces_a_file_that_is_there(
+    tmp_path: Path, stored: Choice | bytes
+) -> None:
+    setting = isolation(tmp_path, stored)
+    setting.load()
+    setting.choose(Choice())
+    setting.store()
+    assert read(tmp_path / "tails.isolation") == Choice()
+
+
+def test_tick_taken_back_before_it_could_be_saved_is_no_problem(tmp_path: Path) -> None:
+    setting = isolation(tmp_path / "gone")
+    setting.choose(SAVED)
+    setting.store()
+    assert setting.problem is Problem.NOT_SAVED
+    setting.choose(Choice())
+    setting.store()
+    assert setting.problem is None
 
 
 def test_choice_is_stored_and_restored(tmp_path: Path) -> None:

@@ -114,6 +114,16 @@ def test_without_the_tick_nothing_changes_byte_for_byte(start: Start, series: in
     assert results[0] == results[1]
 
 
+def test_adding_it_without_the_tick_changes_no_file_and_no_call(start: Start) -> None:
+    greeter = start()
+    open_page(greeter)
+    add(greeter)
+    greeter.find("label", words.OFF)
+    stock = start(installed=False)
+    assert login(greeter) == login(stock) == LOGIN
+    assert greeter.files() == stock.files()
+
+
 def test_setting_is_changed_in_its_popover(start: Start) -> None:
     greeter = start()
     choose(greeter)

@@ -124,6 +124,27 @@ def test_every_program_that_a_unit_starts_ships_or_is_its_packages_need() -> Non
                     assert program in shipped, f"{path}: {program}"
 
 
+def test_greeters_package_ships_its_places_and_no_file_of_tails() -> None:
+    plugin = TOP / "greeter_plugin"
+    share = "/usr/share/tails-profiles-greeter/greeter_plugin"
+    domain = "LC_MESSAGES/tails-profiles.mo"
+    languages = (plugin / "po/LINGUAS").read_text().split()
+    shipped = {path for path in members("tails-profiles-greeter") if "/share/doc/" not in path}
+    assert shipped == {
+        "/usr/lib/tails-profiles-greeter/tails-profiles-greeter",
+        # GDM looks here before /usr/share/applications, where Tails' own entry stays as it is.
+        "/usr/share/gdm/greeter/applications/tails-greeter.desktop",
+        # Byte code is made anew with each Python.
+        "/usr/share/python3/runtime.d/tails-profiles-greeter.rtupdate",
+        *(f"{share}/{path.name}" for path in plugin.glob("*.py")),
+        *(f"/usr/share/locale/{language}/{domain}" for language in languages),
+    }
+    for path in plugin.glob("*.py"):
+        assert content("tails-profiles-greeter", f"{share}/{path.name}") == path.read_bytes()
+    needed = field("tails-profiles-greeter", "Depends").split(", ")
+    assert {"gir1.2-gtk-3.0", "python3-gi"} <= {word.split()[0] for word in needed}
+
+
 def test_rule_sets_are_those_that_were_reviewed() -> None:
     place = "/usr/lib/tails-profiles/rulesets/"
     golden = TOP / "tests/golden/rulesets"

@@ -54,8 +54,9 @@ class I2pStatus:
 
     @property
     def is_answered(self) -> bool:
-        """Whether routers answer it, by either transport."""
-        return self.peers > 0 or self.datagrams > DATAGRAMS_OF_A_RESEED
+        """Whether routers answer it, by either transport: tunnels are made of them."""
+        made = self.heard.inbound + self.heard.outbound > 0
+        return made or self.peers > 0 or self.datagrams > DATAGRAMS_OF_A_RESEED
 
     @property
     def percent(self) -> int:

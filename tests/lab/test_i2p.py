@@ -23,7 +23,7 @@ from tests.lab.i2pnet import NAME, PAGE, PORT, ROUTERS, TOP, Guests, I2pNetwork,
 from tests.lab.tornet import run, wait_for
 
 # The network and the router's tunnels need half a minute.
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.broad]
 
 ROUTERS_USER = ("setpriv", "--reuid=i2pd", "--regid=i2pd", "--clear-groups")
 SOCKS = ("--socks5-hostname", f"{c.I2P_INNER.ip}:{c.I2P_SOCKS_PORT}")

@@ -272,6 +272,7 @@ STANDS = Heard(OWN_TUNNELS + 1, OWN_TUNNELS + 1)
         (I2pStatus(True, 5, 0, 100), 18),
         (I2pStatus(True, 25, 1, 0), 60),
         (I2pStatus(True, 25, 0, 101), 60),
+        (I2pStatus(True, 25, 0, 0, Heard(0, 1)), 60),
         # The router's own tunnels may be all there are.
         (I2pStatus(True, 300, 9, 900, Heard(3, 9)), 79),
         (I2pStatus(True, 300, 9, 900, Heard(OWN_TUNNELS, 99)), 99),

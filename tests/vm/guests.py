@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Both guests as ``tails-profiles host start`` starts them, before a private Tor network.
+"""The guests as ``tails-profiles host start`` starts them, before a private Tor network.
 
 The launcher's steps are carried out as they are, but for QEMU's options for the root shell, and for
 a hub in each link with a capture and a tap from power-on.
@@ -18,13 +18,14 @@ from pathlib import Path
 from tails_profiles import launcher, settings
 from tails_profiles.command import Command
 from tails_profiles.errors import LaunchError, ProfilesError
-from tails_profiles.launch import LaunchPlan
+from tails_profiles.launch import LaunchPlan, with_bundle
 from tails_profiles.launch_steps import Step
 from tails_profiles.machine_steps import StartMachine
 from tails_profiles.profile import GUESTS, Profile
-from tails_profiles.settings import Settings
+from tails_profiles.settings import I2pSettings, Settings
 from tests.lab.tornet import wait_for
 from tests.vm import image
+from tests.vm.image import File, Layer
 from tests.vm.machine import POWER_ON, Machine, doors, watched
 from tests.vm.world import World
 
@@ -79,17 +80,24 @@ class WatchedLauncher(launcher.Launcher):
 class Guests:
     """A launch in a namespace of its own, whose uplink leads to a private Tor network.
 
-    Without ``private``: in the network where this runs, as the launcher itself would.
+    Without ``private``: in the network where this runs, as the launcher itself would. With ``i2p``:
+    as with ``--i2p --reseed``, and a private I2P network beside Tor's.
     """
 
     def __init__(
-        self, directory: Path, say: Callable[[str], None] | None = None, *, private: bool = True
+        self,
+        directory: Path,
+        say: Callable[[str], None] | None = None,
+        *,
+        private: bool = True,
+        i2p: bool = False,
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         # Machines do not run as root.
         directory.chmod(0o755)
-        self.world = World(directory, "v")
+        self._i2p = i2p
+        self.world = World(directory, "v", i2p=i2p)
         self.network = self.world.network
         self.state = directory / "host"
         self.image = directory / "test.iso"
@@ -104,6 +112,11 @@ class Guests:
         return self.machines[Profile.TOR_GUEST]
 
     @property
+    def i2p(self) -> Machine:
+        """i2p-guest."""
+        return self.machines[Profile.I2P_GUEST]
+
+    @property
     def app(self) -> Machine:
         """app-guest."""
         return self.machines[Profile.APP_GUEST]
@@ -114,19 +127,38 @@ class Guests:
             image.make(self.image)
             return
         self.world.start()
-        image.make(self.image, torrc=self.network.client_torrc())
+        layer: Layer = {}
+        if self.world.i2p is not None:
+            # The address book would be fetched only minutes after the router's start.
+            layer = {
+                image.I2P_ADDITIONS: File(self.world.i2p.additions),
+                "var/lib/i2pd/hosts.txt": File(self.world.i2p.names),
+            }
+        image.make(self.image, layer, torrc=self.network.client_torrc())
 
     def start(self, given: Mapping[Profile, Settings] | None = None) -> None:
         """Everything that ``tails-profiles host start`` does."""
-        chosen = {profile: settings.defaults(profile) for profile in GUESTS} | dict(given or {})
+        chosen = {profile: settings.defaults(profile) for profile in GUESTS}
+        if self._i2p:
+            app = chosen[Profile.APP_GUEST]
+            chosen[Profile.APP_GUEST] = replace(app, i2p=I2pSettings())
+        chosen |= dict(given or {})
         with self._network():
-            plan = launcher.make_plan(self.image, self.state, chosen, i2p=False)
+            plan = launcher.make_plan(self.image, self.state, chosen, i2p=self._i2p)
+            plan = with_bundle(plan, self._bundle())
             steps = tuple(map(_watched, launcher.make_steps(plan)))
             try:
                 WatchedLauncher(plan, self._say, self.machines).start(steps)
             except ProfilesError as err:
                 err.add_note(err.hint or "no hint")
                 raise
+
+    def _bundle(self) -> bytes:
+        if self.world.i2p is None:
+            return b""
+        path = self.directory / "reseed.zip"
+        self.world.i2p.bundle(path)
+        return path.read_bytes()
 
     def _network(self) -> contextlib.AbstractContextManager[None]:
         return namespace(self.world.namespace) if self._private else contextlib.nullcontext()
@@ -159,7 +191,7 @@ class Guests:
             launcher.stop(self.state, self._say)
 
     def keep_evidence(self, folder: Path) -> None:
-        """What both guests can still show."""
+        """What the guests can still show."""
         for machine in self.machines.values():
             machine.keep_evidence(folder)
         for log in self.state.glob("*.log"):

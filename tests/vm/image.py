@@ -6,6 +6,7 @@ carries what a test sabotages; every byte of the image's own session stays as it
 """
 
 import contextlib
+import platform
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pycdlib
 
+from tails_profiles.i2pd import ADDITIONS
 from tests.lab.tornet import run
 
 TOP = Path(__file__).parents[2]
@@ -73,6 +75,7 @@ _DOOR: Layer = {
     ),
 }
 #: Where the image's makers add to Tor's configuration: see tails_profiles/torrc.py.
+I2P_ADDITIONS = ADDITIONS.lstrip("/")
 TOR_ADDITIONS = "usr/share/tor/tails-profiles.d/private-network.conf"
 
 
@@ -105,6 +108,14 @@ def make(
         # An appended session: the image's own bytes stay where they are.
         run("xorriso", "-dev", f"stdio:{output}", "-boot_image", "any", "keep", *maps)
     output.chmod(0o644)
+
+
+def program(name: str) -> tuple[str, ...]:
+    """The command that runs a program of the image here, with the image's own libraries."""
+    tree = Path(Path(f"{IMAGE}.trees").read_text().splitlines()[0])
+    (loader,) = (tree / "usr/lib64").glob("ld-linux-*")
+    libraries = tree / f"usr/lib/{platform.machine()}-linux-gnu"
+    return (str(loader), "--library-path", str(libraries), str(tree / name))
 
 
 def _squash(layer: Layer, directory: Path) -> Path:

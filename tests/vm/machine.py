@@ -285,6 +285,10 @@ class Machine:
         # The other end of an inner link marks its own captures, and its canaries arrive here.
         return [frame for frame, label in zip(frames, labels, strict=True) if label is None]
 
+    def frames_so_far(self, link: str) -> list[Packet]:
+        """What a link has carried until now; there may be more."""
+        return read_capture(self.directory / f"{link}.pcap")
+
     # ---- evidence
 
     def keep_evidence(self, folder: Path) -> None:

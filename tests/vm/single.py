@@ -78,8 +78,9 @@ def plan_of(spec: Spec, directory: Path) -> tuple[GuestPlan, LaunchPlan]:
     image_facts = ImageFacts(0, 0, 0, 0)
     facts = HostFacts(1 << 20, image_facts, kvm_works(), systemd=False, now=datetime.now(UTC))
     plan = launch.plan(
-        directory / "test.iso", directory, facts, chosen, dict.fromkeys(GUESTS, 0.0), i2p=False
-    )
+        directory / "test.iso", directory, facts, chosen, dict.fromkeys(GUESTS, 0.0),
+        i2p=spec.profile is Profile.I2P_GUEST,
+    )  # fmt: skip
     (guest,) = (guest for guest in plan.guests if guest.profile is spec.profile)
     return spec.change(replace(guest, directory=directory)), plan
 

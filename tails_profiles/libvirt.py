@@ -21,7 +21,7 @@ from tails_profiles.constants import (
 )
 from tails_profiles.launch import Machine
 from tails_profiles.profile import Profile, token
-from tails_profiles.qemu import CPU_MODEL
+from tails_profiles.qemu import CPU_MODEL, MACHINE_TYPE
 from tails_profiles.virtualbox import STORAGE
 
 #: UDP ports of the host's loopback, the gateway's end and app-guest's.
@@ -149,7 +149,7 @@ def _firmware(firmware: str) -> tuple[str, ...]:
     return (
         *_why("Boot from the image, and nothing else."),
         "  <os firmware='efi'>" if firmware == "efi" else "  <os>",
-        "    <type arch='x86_64' machine='q35'>hvm</type>",
+        f"    <type arch='x86_64' machine='{MACHINE_TYPE}'>hvm</type>",
         "    <bootmenu enable='no'/>",
         "    <smbios mode='sysinfo'/>",
         "  </os>",

@@ -71,6 +71,16 @@ def test_clocks_differ_from_the_hosts_by_what_the_design_allows() -> None:
     assert clocks == {Profile.TOR_GUEST: 5, Profile.I2P_GUEST: 0, Profile.APP_GUEST: -600}
 
 
+@pytest.mark.parametrize("profile", GUESTS)
+def test_no_default_of_a_release_of_qemu_is_left_to_it(profile: Profile) -> None:
+    words = argv(profile, plan(i2p=True))
+    assert re.match(r"pc-q35-\d+\.\d+,", option(words, "-machine")[0])
+    assert "tcg-cpuid=off" in option(words, "-cpu")[0].split(",")
+    assert {"mch.extended-tseg-mbytes=0", "apic-common.vapic=off"} <= {*option(words, "-global")}
+    (disk,) = (word for word in option(words, "-device") if "drive=settings" in word)
+    assert "queue-size=1024" in disk.split(",")
+
+
 def test_missing_image_and_too_little_memory_are_refused_in_words() -> None:
     with pytest.raises(LaunchError, match=r"/image\.iso: no such image"):
         plan(replace(FACTS, image=None))

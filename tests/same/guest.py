@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The image of a guest that looks at its machine (``init``): Debian's kernel for real machines.
+
+Its modules are the drivers of the virtual hardware, and those that show registers to programs.
+"""
+
+import re
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from tests.launch import tiny
+
+TOP = Path(__file__).parents[2]
+CACHE = TOP / ".build/same"
+KERNEL = "linux-image-amd64"
+#: What the hardware has drivers for, and cpuid, msr and fw_cfg to look with.
+MODULES = (
+    "cpuid", "msr", "qemu_fw_cfg", "virtio_pci", "virtio_net", "virtio_blk",
+    "virtio_rng", "virtio_gpu", "ahci", "sr_mod", "psmouse", "evdev", "button", "ac", "battery",
+    "lpc_ich", "iTCO_wdt", "i2c_i801", "edd", "pcspkr", "usbcore", "intel_agp",
+)  # fmt: skip
+
+
+def image(path: Path) -> Path:
+    """Write the image to ``path``; returns it."""
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        (tree / "boot/grub").mkdir(parents=True)
+        (tree / "boot/grub/grub.cfg").write_text(
+            "set timeout=0\nlinux /vmlinuz panic=1 nokaslr log_buf_len=4M\ninitrd /initrd\nboot\n"
+        )
+        (tree / "vmlinuz").hardlink_to(_system() / "vmlinuz")
+        (tree / "initrd").write_bytes(_initrd())
+        tiny._run("grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", str(path),
+                  "--modules=iso9660 linux normal biosdisk", str(tree))  # fmt: skip
+    path.chmod(0o644)
+    return path
+
+
+@cache
+def _system() -> Path:
+    """Kernel, its modules in the order they need each other, and a static busybox; kept."""
+    if (CACHE / "vmlinuz").exists():
+        return CACHE
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        work = Path(name)
+        for package in (tiny._concrete(KERNEL), "busybox-static"):
+            tiny._run("apt-get", "-q", "download", package, cwd=work)
+        for deb in work.glob("*.deb"):
+            tiny._run("dpkg-deb", "-x", str(deb), str(work / "tree"))
+        (work / "modules").mkdir()
+        order = _unpack_modules(work / "tree", work / "modules")
+        (work / "modules/order").write_text("\n".join(order) + "\n")
+        tiny._unpack(work / "tree/bin/busybox", work / "busybox")
+        tiny._unpack(next((work / "tree/boot").glob("vmlinuz-*")), work / "vmlinuz")
+        for part in ("modules", "busybox", "vmlinuz"):
+            (work / part).rename(CACHE / part)
+    return CACHE
+
+
+def _unpack_modules(tree: Path, target: Path) -> list[str]:
+    """The modules and all that they need; their names, each after those that it needs."""
+    known = {_key(path.name.partition(".")[0]): path for path in tree.rglob("*.ko*")}
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name in order or name not in known:
+            return  # the second is built into this kernel
+        module = target / f"{name}.ko"
+        tiny._unpack(known[name], module)
+        # Its section .modinfo: module.h of the kernel.
+        needs = re.search(rb"\0depends=([^\0]*)\0", module.read_bytes())
+        for need in filter(None, needs[1].decode().split(",") if needs else ()):
+            add(_key(need))
+        order.append(name)
+
+    for each in MODULES:
+        add(_key(each))
+    return order
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _initrd() -> bytes:
+    files: dict[str, tuple[int, bytes]] = {
+        "bin": (0o040755, b""),
+        "modules": (0o040755, b""),
+        "bin/busybox": (0o100755, (_system() / "busybox").read_bytes()),
+        "bin/vmport": (0o100755, _compiled("vmport.c")),
+        "init": (0o100755, (Path(__file__).parent / "init").read_bytes()),
+    }
+    for module in sorted((_system() / "modules").iterdir()):
+        files[f"modules/{module.name}"] = (0o100644, module.read_bytes())
+    return b"".join(tiny._archive(files))
+
+
+def _compiled(source: str) -> bytes:
+    with tempfile.NamedTemporaryFile() as output:
+        tiny._run("gcc", "-static", "-Os", "-s", "-o", output.name,
+                  str(Path(__file__).parent / source))  # fmt: skip
+        return Path(output.name).read_bytes()

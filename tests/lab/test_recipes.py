@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The recipes in the hands of the programs that they are for: bash, nft, libvirt's schema."""
+"""The recipes in the hands of the programs that they are for: nft, libvirt's schema.
+
+VirtualBox has its own, in tests/virtualbox.
+"""
 
 import os
 import shutil
@@ -24,28 +27,6 @@ def run(argv: list[str], **options: object) -> "subprocess.CompletedProcess[str]
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         argv, capture_output=True, text=True, timeout=TIME_LIMIT, check=False, **options
     )
-
-
-@pytest.mark.parametrize("profile", GUESTS)
-def test_bash_hands_virtualbox_every_word_as_it_is_meant(profile: Profile, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    program = tmp_path / "VBoxManage"
-    program.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" >>{log}\nprintf '\\n' >>{log}\n")
-    program.chmod(0o755)
-    name = """it's "a" $HOME `id` <b>"""
-    text = recipe.recipe(profile, "virtualbox", name)
-    done = run(
-        ["bash", "-eu"], input=text, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, cwd=tmp_path
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    called = [line.split("\0")[:-1] for line in log.read_text().splitlines()]
-    assert len(called) > 40
-    assert all(name in words for words in called)
-    offset = called[-1][-1].removeprefix("--bios-system-time-offset=")
-    reach = {Profile.TOR_GUEST: 5_000, Profile.I2P_GUEST: 0, Profile.APP_GUEST: 600_000}[profile]
-    assert abs(int(offset)) <= reach
-    # Nothing else was run, and nothing was written by a name that came apart.
-    assert {*tmp_path.iterdir()} == {log, program}
 
 
 def test_rules_for_a_gateway_made_by_hand_load(tmp_path: Path) -> None:

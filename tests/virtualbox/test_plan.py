@@ -10,6 +10,7 @@ import re
 import secrets
 import select
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 
 from tails_profiles import vboxmanage
 from tails_profiles.profile import GUESTS, Profile
+from tests.virtualbox import driverless, launch
 from tests.virtualbox.inside import DIRECTORY, IMAGE, plan
 from tests.virtualbox.world import CALL, TOP, VirtualBox
 
@@ -60,8 +62,8 @@ class Host:
         text = self.manage(profile, "showvminfo", UUID[profile], "--machinereadable")
         return vboxmanage.parse_info(text)
 
-    def end_services(self) -> None:
-        for pid in self.box.processes("VBoxSVC"):
+    def end(self, program: str) -> None:
+        for pid in self.box.processes(program):
             descriptor = os.pidfd_open(pid)
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             assert select.select([descriptor], [], [], CALL)[0]
@@ -149,7 +151,7 @@ def test_each_user_has_a_list_of_its_own_and_app_guests_service_has_no_network(h
 def test_nothing_else_is_forgotten_when_virtualboxs_service_starts_anew(host: Host) -> None:
     host.ensure("--guest", TOR)
     before = host.file(TOR)
-    host.end_services()
+    host.end("VBoxSVC")
     host.manage(TOR, "setextradata", UUID[TOR], "x", "y")
     host.manage(TOR, "setextradata", UUID[TOR], "x")
     after = host.file(TOR)
@@ -329,6 +331,44 @@ def test_machine_of_that_uuid_or_file_that_is_not_ours_is_not_touched(
         found["error"]
     )
     assert host.file(TOR) == before
+
+
+def test_machine_that_somebody_runs_is_not_touched(host: Host) -> None:
+    host.ensure("--guest", TOR)
+    host.box.path(IMAGE).write_bytes(driverless.bootable(b"\xf4\xeb\xfd"))  # hlt, for ever
+    host.manage(TOR, "modifyvm", UUID[TOR], "--nic2", "null")
+    key = "VBoxInternal/Devices/virtio-net/1/LUN#0/Config/RestrictAccess"
+    for pair in ((key,), *driverless.EXTRADATA.items()):
+        host.manage(TOR, "setextradata", UUID[TOR], *pair)
+    guest = plan(0).guests[0]
+    runner = vboxmanage.start_command(guest, plan(0), None).argv
+    runner = runner[: runner.index("/usr/bin/env")]
+    log = vboxmanage.home(TOR, DIRECTORY) / "machines/tor-guest/Logs/VBox.log"
+    with (
+        driverless.screen(host.box),
+        subprocess.Popen(
+            [*host.box.enter, *runner, *launch.front_end(guest, DIRECTORY, None)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as process,
+    ):  # fmt: skip
+        driverless.wait_for(
+            "a machine that runs",
+            lambda: "to 'RUNNING'" in driverless.states(host.box.path(log)), 60,
+        )  # fmt: skip
+        before = host.file(TOR)
+        found = host.ensure("--guest", TOR)
+        assert "its machine is in use: running" in found["error"]
+        assert "stop the guests" in found["hint"]
+        assert host.file(TOR) == before
+        # What VirtualBox itself says of it, if asked all the same.
+        status, _, stderr = host.call(TOR, "modifyvm", UUID[TOR], "--memory", "64")
+        assert (status, "is already locked" in stderr) == (1, True)
+        host.end("VirtualBoxVM")
+        process.wait(CALL)
+    # Its service notices.
+    driverless.wait_for("aborted", lambda: host.info(TOR)["VMState"] == "aborted", 30)
+    found = host.ensure("--guest", TOR)
+    assert found["guests"][TOR]["differences"] == []
 
 
 def test_medium_that_is_missing_is_said_before_anything_is_made(host: Host) -> None:

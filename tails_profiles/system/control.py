@@ -100,12 +100,20 @@ class VirtualBoxControl:
 
     def last_words(self) -> str | None:
         """The reason in its log, or the last line that the front end printed."""
-        for path in (self._own_log, self._log):
+        # The newer one first: a front end that fails early leaves the log of an earlier start.
+        found = sorted(filter(Path.exists, (self._log, self._own_log)), key=_changed, reverse=True)
+        for path in found:
             with contextlib.suppress(OSError):
                 said = vboxdrv.last_words(path.read_text(errors="replace"))
                 if said:
                     return f"VirtualBox said: {said}"
         return None
+
+
+def _changed(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns
+    return 0
 
 
 def control(profile: Profile, directory: Path, hypervisor: str) -> Control:

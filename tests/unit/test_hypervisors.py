@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The same launch under VirtualBox: order, users, the link gate, and words for what goes wrong."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tails_profiles import hypervisors, launch_steps, vboxdrv
+from tails_profiles import hypervisors, launch_steps, vboxdrv, vboxmanage
 from tails_profiles.command import Command
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import Display, LaunchPlan, VirtualBoxFacts
@@ -14,6 +15,7 @@ from tails_profiles.launch_steps import Await, CheckImage, Step
 from tails_profiles.machine_steps import AwaitRunning, MakeMachine, Manage, Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.system import vbox
+from tails_profiles.system.control import control
 from tails_profiles.vboxdrv import DriverFacts
 from tests.unit.test_launch import FACTS, SEEDS
 from tests.unit.test_launch import plan as launch_plan
@@ -194,3 +196,17 @@ def test_screen_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert vbox.display() == Display(":7", None)
     monkeypatch.setenv("XAUTHORITY", "/home/user/.Xauthority")
     assert vbox.display() == SCREEN
+
+
+def test_reason_is_of_this_start_and_not_of_an_earlier_one(tmp_path: Path) -> None:
+    old = vboxmanage.home(Profile.TOR_GUEST, tmp_path) / "machines/tor-guest/Logs/VBox.log"
+    old.parent.mkdir(parents=True)
+    asked = control(Profile.TOR_GUEST, tmp_path, "virtualbox")
+    assert asked.last_words() is None
+    old.write_text("earlier\n")
+    os.utime(old, (1, 1))
+    assert asked.last_words() == "VirtualBox said: earlier"
+    (tmp_path / "tor-guest.log").write_text("rc=-1908\n")
+    assert "modprobe vboxdrv" in str(asked.last_words())
+    os.utime(tmp_path / "tor-guest.log", (0, 0))
+    assert asked.last_words() == "VirtualBox said: earlier"

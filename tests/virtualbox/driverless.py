@@ -66,7 +66,11 @@ def states(log: Path) -> str:
 
 def configuration(log: Path, node: str) -> dict[str, str]:
     """One node of what the machine really consists of, as it logs it at its start (CFGM)."""
-    text = log.read_text(errors="replace")
+    return parse_configuration(log.read_text(errors="replace"), node)
+
+
+def parse_configuration(text: str, node: str) -> dict[str, str]:
+    """The same of the log's text."""
     found = re.search(rf"\[/{re.escape(node)}/\] \(level.*?\n((?:[\d:.]+   .*\n)*)", text)
     lines = found[1].splitlines() if found else []
     pairs = (re.match(r'[\d:.]+ +(\S+) +<\w+> += (?:"(.*)"|(0x[0-9a-f]+) )', x) for x in lines)

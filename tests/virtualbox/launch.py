@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tails_profiles import launcher, settings, vboxmanage
+from tails_profiles.errors import LaunchError
 from tails_profiles.launch import Display, GuestPlan, LaunchPlan
 from tails_profiles.profile import GUESTS
 from tails_profiles.running import Limits
@@ -100,6 +101,10 @@ def main() -> int:
             (vboxmanage.VBOXMANAGE, "guestproperty", "enumerate", str(guest.machine.uuid)),
         ))  # fmt: skip
         found[f"properties of {guest.profile}"] = asked.stdout
+    try:
+        launcher.Launcher(plan, said.append).start(launcher.make_steps(plan))
+    except LaunchError as err:
+        found["started twice"] = str(err)
     found["network here"] = str(Path("/proc/self/ns/net").readlink())
     found["heard"] = Tapped.heard.decode("utf-8", "replace")
     launcher.stop(DIRECTORY, said.append, Limits(LIMITS.silence, 60 * FACTOR, LIMITS.answer))

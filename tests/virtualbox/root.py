@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def tree() -> Path:
-    """The root directory; made when it is missing (about two minutes, 2 GB)."""
+    """The root directory; made when it is missing (about a minute, 1 GB)."""
     key = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()[:16]
     made = BUILD / f"virtualbox-{key}"
     if made.is_dir():
@@ -30,7 +30,7 @@ def tree() -> Path:
     part = BUILD / f"virtualbox-{key}.part"
     if part.exists():
         _run("rm", "-rf", "--one-file-system", str(part))
-    print("making a Debian unstable root directory with VirtualBox, about two minutes", flush=True)
+    print("making a Debian unstable root directory with VirtualBox, about a minute", flush=True)
     # In its own mount namespace: whatever mmdebstrap mounts ends with it.
     _run(
         "unshare", "--mount", "--propagation", "private", "mmdebstrap", "--mode=root", "--quiet",

@@ -155,8 +155,8 @@ runs() {
         unit = qemu.unit_name(guest.profile) if plan.systemd else None
         yield StartMachine(guest, vboxmanage.start_command(guest, plan, display), unit, None)
         yield AwaitRunning(guest, plan.directory)
-        for path in virtualbox.HOST_PROPERTIES:
-            # What the front end tells it of this host, at each start.
+        for path in virtualbox.HOST_VERSIONS:
+            # What the front end tells it of this host, at each start; the language is always C.
             yield Manage(
                 guest, plan.directory, vboxmanage.delete_property(guest.machine.uuid, path)
             )

@@ -262,6 +262,7 @@ def environment(profile: Profile, directory: Path) -> tuple[str, ...]:
         f"VBOX_IPC_SOCKETID={socket_id(place)}",
         # Machines' processes are set-user-id root, and would keep this capability.
         "VBOX_HARD_CAP_NET_RAW=0",
+        # A window tells its guest the language of this host: this one, everywhere.
         "LANG=C.UTF-8",
     )
 

@@ -39,10 +39,11 @@ ADAPTERS = 8
 FIRMWARE_DEVICES = {"bios": "pcbios", "efi": "efi"}
 #: What the front end writes into the guest properties at each start: the host's language and
 #: VirtualBox's version. They can be deleted only while the machine runs.
-HOST_PROPERTIES = tuple(
-    f"/VirtualBox/HostInfo/{name}"
-    for name in ("GUI/LanguageID", "VBoxVer", "VBoxVerExt", "VBoxRev")
+HOST_VERSIONS = tuple(
+    f"/VirtualBox/HostInfo/{name}" for name in ("VBoxVer", "VBoxVerExt", "VBoxRev")
 )
+#: A window writes the language only seconds after its machine runs.
+HOST_PROPERTIES = ("/VirtualBox/HostInfo/GUI/LanguageID", *HOST_VERSIONS)
 HOST_PROPERTIES_WHY = (
     "What the front end told it about this host: its language and VirtualBox's version."
 )

@@ -67,7 +67,7 @@ def _virtualbox(vm: str, profile: Profile | None) -> Report | None:
     answers = hypervisors.ask_virtualbox(program, uuid)
     info = virtualbox_machine.parse_info(answers.info)
     if "CfgFile" not in info:
-        raise AuditError(f"VirtualBox does not show {vm!r}", hint="its files may be missing")
+        raise AuditError(f"VirtualBox does not say where the settings of {vm!r} are")
     machine = virtualbox_machine.parse(
         info, hypervisors.read_settings_file(info["CfgFile"]), answers.extradata, answers.properties
     )

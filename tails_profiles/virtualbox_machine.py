@@ -36,7 +36,8 @@ _SKIPPED = {
 HARMLESS = re.compile(
     r"""
     @(uuid|name|nameSync|OSType|snapshotFolder|currentSnapshot|lastStateChange|aborted|icon
-        |currentStateModified) | Description | Platform@architecture | Hardware@version
+        |currentStateModified|executionEngine) | Description | Platform@architecture
+    | Hardware@version
     | CPU | CPU@executionCap | CPU/(?!CpuIdTree)(HardwareVirtEx\w*|PAE|LongMode|X2APIC|APIC|CpuTree
         |NestedPaging|VPID|UX|VirtVmsaveVmload|TripleFaultReset) (/.*|@.*)?
     | CPU/CpuTree/Cpu(\[\d+\])?@id

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,14 +49,23 @@ class VirtualBoxAnswers:
 def ask_virtualbox(program: str, uuid: str) -> VirtualBoxAnswers:
     """Every answer of VBoxManage that an audit needs; ``extradata`` is the global one.
 
-    Raises CommandError.
+    Raises AuditError where VirtualBox has the machine in its list and cannot show it, CommandError.
     """
 
     def answer(*words: str) -> str:
         return read(Command((program, *words)), limit=LIMIT).stdout
 
+    info = read(
+        Command((program, "showvminfo", uuid, "--machinereadable")), limit=LIMIT, ok=range(256)
+    )
+    if info.status != 0:
+        found = re.search(r"^VBoxManage: error: (.+)$", info.stderr, re.MULTILINE)
+        raise AuditError(
+            f"VirtualBox cannot show {uuid}: {found[1] if found else 'it does not say why'}",
+            hint="its files may be gone or damaged, or it is just starting",
+        )
     return VirtualBoxAnswers(
-        answer("showvminfo", uuid, "--machinereadable"),
+        info.stdout,
         answer("getextradata", "global", "enumerate"),
         answer("guestproperty", "enumerate", uuid),
     )

@@ -4,6 +4,7 @@
 What the real programs say of machines is in tests/virtualbox, tests/lab and tests/vm.
 """
 
+import contextlib
 import copy
 import string
 from collections.abc import Iterator, Mapping
@@ -371,6 +372,43 @@ def test_gateway_says_how_far_it_is_on_a_socket_alone() -> None:
 )
 def test_names_of_a_process(words: list[str], expected: set[str]) -> None:
     assert audit_qemu.names(["qemu-system-x86_64", *words]) == expected
+
+
+ARGUMENTS = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["-device", "-netdev", "-smbios", "-S", "-m", "--s", "-nic", "type=1,serial="]
+        ),
+        st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])),
+    )
+)
+
+
+@given(ARGUMENTS)
+def test_no_command_line_breaks_the_audit_or_hides_in_it(more: list[str]) -> None:
+    audit_qemu.names(["qemu-system-x86_64", *more])
+    audit_qemu.audit("vm", audit_qemu.Process(("qemu", *more), False, False), TOR)
+    # Behind a whole machine, whatever is there is named, but for what is harmless and nothing.
+    harmless = {
+        "-S",
+        "-name",
+        "-daemonize",
+        "-enable-kvm",
+        "-no-reboot",
+        "-no-shutdown",
+        "-pidfile",
+    }
+    if more and not harmless & {each.replace("--", "-", 1) for each in more}:
+        words = [*argv(APP), *more]
+        found = audit_qemu.audit("vm", audit_qemu.Process(tuple(words), False, False), APP)
+        assert found.deviations
+
+
+@given(st.text())
+def test_no_text_breaks_the_audit_of_a_domain(text: str) -> None:
+    for whole in (text, f"<domain>{text}</domain>", f"<domain><devices>{text}</devices></domain>"):
+        with contextlib.suppress(AuditError):
+            assert audit_libvirt.audit("vm", [whole, whole], TOR).deviations
 
 
 # ---- VirtualBox

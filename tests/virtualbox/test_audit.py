@@ -7,8 +7,10 @@ A machine that was broken is put back from the settings file that it had.
 """
 
 import json
+import os
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 
 from tails_profiles import recipe, vboxmanage, virtualbox
 from tails_profiles.profile import GUESTS, Profile
+from tests.virtualbox import driverless
 from tests.virtualbox.inside import DIRECTORY
 from tests.virtualbox.record import RECORDS, make, said, settings_file
 from tests.virtualbox.world import TOP, VirtualBox
@@ -368,6 +371,57 @@ def test_machine_that_is_not_there(audited: Audited) -> None:
         status, printed, errors = audited.run(*words)
         assert (status, printed) == (1, "")
         assert "there is no machine 'nobody'" in errors
+
+
+def test_machine_is_looked_at_as_it_is_now(audited: Audited) -> None:
+    box = audited.box
+    # Without the kernel driver there is no internal network.
+    box.manage("modifyvm", TOR.value, "--nic2", "none")
+    for key, value in driverless.EXTRADATA.items():
+        box.manage("setextradata", TOR.value, key, value)
+    box.run("mkdir", "/tmp/shared")
+    log = audited.file(TOR).parent / "Logs/VBox.log"
+    try:
+        assert [each["setting"] for each in audited.deviations(TOR.value)] == ["--nic2"]
+        with driverless.screen(box), driverless.running(box, TOR.value, log):
+            # The link gate, opened.
+            box.manage("controlvm", TOR.value, "setlinkstate1", "on")
+            box.manage(
+                "sharedfolder", "add", TOR.value, "--name", "t", "--hostpath", "/tmp/shared",
+                "--transient",
+            )  # fmt: skip
+            told = [f"guest property {name}" for name in virtualbox.HOST_PROPERTIES]
+            named = [each["setting"] for each in audited.deviations(TOR.value)]
+            assert named == ["--nic2", "shared folder 't'", *told]
+            for name in virtualbox.HOST_PROPERTIES:
+                box.manage("guestproperty", "delete", TOR.value, name)
+            named = [each["setting"] for each in audited.deviations(TOR.value)]
+            assert named == ["--nic2", "shared folder 't'"]
+            box.manage("controlvm", TOR.value, "poweroff")
+            driverless.wait_for(
+                "its end", lambda: box.processes(driverless.FRONT_END) == {}, 60
+            )  # fmt: skip
+        # The next start would begin with the uplink plugged in.
+        named = [each["setting"] for each in audited.deviations(TOR.value)]
+        assert named == ["--cable-connected1", "--nic2"]
+    finally:
+        audited.put_back(TOR)
+
+
+def test_machine_whose_file_is_damaged_is_not_shown() -> None:
+    with VirtualBox([TOP]) as box:
+        audited = Audited(box)
+        uuid = re.search(r'^UUID="(.*)"$', box.manage("showvminfo", APP, "--machinereadable"), re.M)
+        assert uuid is not None
+        audited.file(APP).write_text("")
+        # Its service reads the file when it begins anew.
+        for pid in box.processes("VBoxSVC"):
+            os.kill(pid, signal.SIGKILL)
+        driverless.wait_for("its end", lambda: box.processes("VBoxSVC") == {}, 60)
+        assert "there is no machine 'app-guest'" in audited.run(APP)[2]
+        status, printed, errors = audited.run(uuid[1])
+        assert (status, printed) == (1, "")
+        assert errors.startswith(f"tails-profiles: VirtualBox cannot show {uuid[1]}: The object ")
 
 
 def test_audit_changes_nothing(audited: Audited) -> None:

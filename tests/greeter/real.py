@@ -16,7 +16,9 @@ from pathlib import Path
 
 from greeter_plugin import words
 from greeter_plugin.model import Choice, Folders, KeptFiles, parse, serialize
+from greeter_plugin.words import Words
 
+from .test_view import on_screen
 from .world import STANDIN, Greeter, Machine, Screen, until
 
 HANDLE = "Configure Isolate through virtualization"
@@ -53,13 +55,14 @@ class RealGreeter(Greeter):
         shutil.copy(of / "usr/local/lib/tails-greeter", to / "usr/local/lib")
         for locale in LOCALES:
             name = locale if locale == "pt_BR" else locale[:2]
-            place = to / f"usr/share/locale/{name}/LC_MESSAGES"
-            place.mkdir(parents=True, exist_ok=True)
             # The English one has no translation, and has to be there.
-            po = (self.source / f"po/{name}.po").read_text() if name != "en" else NO_TRANSLATION
-            subprocess.run(
-                ["msgfmt", "-o", place / "tails.mo", "-"], input=po, text=True, check=True
-            )
+            po = NO_TRANSLATION if name == "en" else (self.source / f"po/{name}.po").read_text()
+            # It asks for the language alone as well.
+            for directory in {name, locale[:2]}:
+                place = to / f"usr/share/locale/{directory}/LC_MESSAGES"
+                place.mkdir(parents=True, exist_ok=True)
+                msgfmt = ["msgfmt", "-o", place / "tails.mo", "-"]
+                subprocess.run(msgfmt, input=po, text=True, check=True)
         shutil.copy(STANDIN / "outside.py", to / PACKAGES / "greeter_outside.py")
         shutil.copy(STANDIN / "greeter/settle.py", to / PACKAGES)
         (to / PACKAGES / "greeter_outside.pth").write_text("import greeter_outside\n")
@@ -167,9 +170,28 @@ def broken_setting_leaves_the_stock_greeter(start: Callable[..., RealGreeter]) -
     assert trees[0] == trees[1]
 
 
+def every_language_fits(start: Callable[..., RealGreeter]) -> None:
+    """Row and page in each language, beside Tails' own words in it."""
+    for locale in LOCALES:
+        greeter = start()
+        say = Words(locale, str(greeter.upper / "usr/share/locale"))
+        greeter.open_dialog()
+        greeter.tell(f"language {locale}")
+        greeter.find("label", say.say(words.OFF))
+        on_screen(greeter)
+        greeter.shot(f"real-{locale}-list")
+        greeter.press("list item", description=HANDLE)
+        greeter.press("check box", say.say(words.CHECKBOX))
+        for text in words.FOLDERS.values():
+            greeter.find("radio button", say.say(text))
+        on_screen(greeter, greeter.find("dialog"))
+        greeter.shot(f"real-{locale}-page")
+        greeter.close()
+
+
 CHECKS = (
     tick_add_and_start, nothing_changes_without_the_tick, restored_and_warned, damaged_is_said,
-    broken_setting_leaves_the_stock_greeter,
+    broken_setting_leaves_the_stock_greeter, every_language_fits,
 )  # fmt: skip
 
 

@@ -292,6 +292,27 @@ def test_i2p_that_is_not_possible_is_not_chosen(tmp_path: Path, facts: dict[str,
     assert setting.effective == SAVED._replace(i2p=False)
 
 
+def test_choosing_forgets_nothing_of_kept_files(tmp_path: Path) -> None:
+    setting = isolation(tmp_path, SAVED._replace(kept_files=KeptFiles.KEPT))
+    setting.load()
+    setting.choose(Choice())
+    assert setting.choice.kept_files is KeptFiles.KEPT
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_file_that_becomes_damaged_leaves_only_what_the_user_chose(
+    tmp_path: Path, touched: bool
+) -> None:
+    setting = isolation(tmp_path, SAVED)
+    setting.load()
+    if touched:
+        setting.choose(SAVED)
+    (tmp_path / "tails.isolation").write_bytes(b"garbage")
+    assert setting.load()
+    assert setting.problem is Problem.DAMAGED
+    assert setting.choice == (SAVED if touched else Choice())
+
+
 def test_damaged_file_is_reported_once_and_replaced_by_a_choice(tmp_path: Path) -> None:
     setting = isolation(tmp_path, b"garbage")
     assert setting.load()

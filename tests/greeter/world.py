@@ -291,8 +291,8 @@ class Greeter:
 
         return until(look, lambda: f"no greeter on the accessibility bus: {self.journal}")
 
-    def widgets(self) -> Iterator[Any]:
-        """Every widget that shows, top down."""
+    def widgets(self, below: Any = None) -> Iterator[Any]:
+        """Every widget that shows, top down; or only those below one."""
         states = self.screen.atspi.StateType
 
         def walk(widget: Any) -> Iterator[Any]:
@@ -302,7 +302,7 @@ class Greeter:
                     yield child
                     yield from walk(child)
 
-        yield from walk(self.application())
+        yield from walk(below or self.application())
 
     def tree(self) -> list[str]:
         """The accessibility tree, a line a widget."""

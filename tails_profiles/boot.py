@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 from typing import Any
 
-from tails_profiles import constants, firewall, i2pd, links, settings, torrc
+from tails_profiles import constants, firewall, i2pd, links, settings, shares, torrc
 from tails_profiles.announce import Announcement
 from tails_profiles.errors import (
     DetectionError,
@@ -116,6 +116,7 @@ def run_firewall(paths: Paths) -> None:
     found, bundle = read_settings(selection, paths)
     if found is not None:
         settings.refuse_unbuilt(found)
+        shares.promised(found)
     decision = decide(selection.profile, found)
     cross_check(selection, paths)
     name = file_name(decision.profile, decision.variant)
@@ -286,6 +287,8 @@ def write_configuration(values: Settings, paths: Paths, bundle: bytes = b"") -> 
 
     ``bundle``: I2P's first routers, where the settings disk holds them.
     """
+    if values.shares:
+        files.write_atomic(paths.shares, shares.mount_table(values))
     if values.profile is Profile.APP_GUEST:
         for name, text in session_files(values).items():
             files.write_atomic(paths.session / name, text)

@@ -28,6 +28,7 @@ from tails_profiles import (
     recipe,
     ruleset,
     settings,
+    shares,
     usage,
 )
 from tails_profiles.constants import LINKS
@@ -206,6 +207,8 @@ def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has 
         action.add_argument("--settings", type=Path, metavar="FILE",
                             help="JSON: language, keyboard, bridges; see settings.md")  # fmt: skip
         action.add_argument("--i2p", action="store_true", help="also start i2p-guest")
+        action.add_argument("--share", action="append", default=[], metavar="NAME=DIR[:ro]",
+                            help="lend a guest a folder; may be repeated")  # fmt: skip
         action.add_argument("--exclusive", action="store_true",
                             help="while they run, nobody else here has a network")  # fmt: skip
         action.add_argument("--reseed", type=Path, metavar="FILE",
@@ -433,6 +436,7 @@ def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
         exclusive=arguments.exclusive,
         hypervisor=arguments.hypervisor,
     )
+    made = launcher.with_shares(made, shares.choices(arguments.share))
     return launch.with_bundle(made, bundle)
 
 

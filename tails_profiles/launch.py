@@ -15,9 +15,10 @@ from uuid import UUID
 
 from tails_profiles import settings as guest_settings
 from tails_profiles.constants import APP_USER, GATEWAY_USER, LINKS, LinkConstants
-from tails_profiles.errors import LaunchError
+from tails_profiles.errors import LaunchError, SettingsError
 from tails_profiles.profile import SETTINGS_TAG, Profile, token
-from tails_profiles.settings import Settings
+from tails_profiles.settings import Settings, Share
+from tails_profiles.shares import FOLDERS, Choice, SharedFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class GuestPlan:
     user: str
     directory: Path
     bundle: bytes = field(default=b"", repr=False)
+    shares: tuple[SharedFolder, ...] = ()
 
     @property
     def log(self) -> Path:
@@ -143,6 +145,11 @@ class LaunchPlan:
         """The sockets of the inner links."""
         return self.directory / "links"
 
+    @property
+    def share_directory(self) -> Path:
+        """Below it a directory for each guest, and in that a mount for each of its shares."""
+        return self.directory / "shares"
+
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
@@ -198,6 +205,11 @@ def plan(
     tor = settings[Profile.TOR_GUEST]
     for each in settings.values():
         guest_settings.refuse_unbuilt(each)
+        if each.shares:
+            raise SettingsError(
+                "shares: a settings file names no folder of this machine",
+                hint="leave it out, and use --share FEATURE=DIRECTORY",
+            )
     variant = guest_settings.variant(tor)
     return LaunchPlan(
         image,
@@ -275,6 +287,56 @@ def _guest(
         GATEWAY_USER if profile.is_gateway else APP_USER,
         directory / profile,
     )
+
+
+def sharing(plan: LaunchPlan, choices: Sequence[Choice]) -> LaunchPlan:
+    """The same launch with folders of the user's; their ``source`` is absolute and no link.
+
+    Raises LaunchError for folders that could not be kept apart from each other, from the image or
+    from the launch's own files, and with VirtualBox, whose guests mount nothing yet.
+    """
+    if choices and plan.virtualbox is not None:
+        raise LaunchError("with VirtualBox no folder is shared yet", hint="leave --share out")
+    for choice in choices:
+        _require_shareable(choice.source, plan)
+        for other in choices:
+            if other is not choice and choice.source in (other.source, *other.source.parents):
+                raise LaunchError(
+                    f"{other.source} ({other.feature}) is in {choice.source} ({choice.feature})",
+                    hint="no folder goes to two guests, or twice to one",
+                )
+    return replace(plan, guests=tuple(_with_shares(guest, plan, choices) for guest in plan.guests))
+
+
+def _require_shareable(source: Path, plan: LaunchPlan) -> None:
+    if not source.is_absolute() or _UNUSABLE.search(str(source)):
+        raise LaunchError(
+            f"the folder's path {str(source)!r} holds a character that cannot be passed on",
+            hint='give it a path without control characters and without " $ % : and backslash',
+        )
+    for path, what in ((plan.image, "the image"), (plan.directory, "the launch's own directory")):
+        if source in (path, *path.parents):
+            raise LaunchError(
+                f"{source} holds {what}", hint="share a folder that holds nothing else"
+            )
+    if plan.directory in source.parents:
+        raise LaunchError(f"{source} is in the launch's own directory")
+
+
+def _with_shares(guest: GuestPlan, plan: LaunchPlan, choices: Sequence[Choice]) -> GuestPlan:
+    shares = tuple(
+        SharedFolder(
+            FOLDERS[choice.feature].tag,
+            choice.feature,
+            choice.source,
+            plan.share_directory / guest.profile / FOLDERS[choice.feature].tag,
+            choice.writable,
+        )
+        for choice in choices
+        if FOLDERS[choice.feature].guest is guest.profile
+    )
+    promised = tuple(Share(share.tag, share.feature) for share in shares)
+    return replace(guest, shares=shares, settings=replace(guest.settings, shares=promised))
 
 
 def _resolver(variant: str, facts: HostFacts) -> IPv4Address | None:

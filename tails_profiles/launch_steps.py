@@ -26,6 +26,7 @@ from tails_profiles.machine_steps import (
 )
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render
+from tails_profiles.shares import SharedFolder
 
 HOST_TABLE = "inet tails_profiles_host"
 
@@ -80,6 +81,47 @@ class CheckImage:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckClosed:
+    """See that the user of another guest's machine may not enter a folder."""
+
+    share: SharedFolder
+    user: str
+
+    @property
+    def command(self) -> Command:
+        """The command that tells; its status is 0 if so."""
+        return Command(
+            (
+                "/usr/bin/setpriv", f"--reuid={self.user}", f"--regid={self.user}",
+                "--clear-groups", "--", "/usr/bin/test", "!", "-x", str(self.share.source),
+            )
+        )  # fmt: skip
+
+    def display(self) -> str:
+        """A line for a shell."""
+        return self.command.display()
+
+
+@dataclass(frozen=True, slots=True)
+class BindFolder:
+    """Mount a folder where a guest's machine finds it, under that machine's identity."""
+
+    share: SharedFolder
+    user: str
+
+    def display(self) -> str:
+        """A line for a shell: mount(8) of Debian 12 cannot do it, our own module can."""
+        access = "rw" if self.share.writable else "ro"
+        return Command(
+            (
+                # Not from the directory in which somebody happens to be.
+                "/usr/bin/python3", "-P", "-m", "tails_profiles.system.mounts",
+                str(self.share.source), str(self.share.target), self.user, access,
+            )
+        ).display()  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class WriteDisk:
     """Write a guest's settings disk: root's file, which the guest's user may read."""
 
@@ -106,7 +148,16 @@ class Await:
         return f"says {self.guest.profile} {self.word}"
 
 
-Step = LoadRules | CheckReadable | CheckImage | WriteDisk | Await | MachineStep
+Step = (
+    LoadRules
+    | CheckReadable
+    | CheckImage
+    | CheckClosed
+    | BindFolder
+    | WriteDisk
+    | Await
+    | MachineStep
+)
 
 #: What the printed lines use: a socket is waited for, a gateway is listened to from its first word
 #: on. "says" has no time limit: Ctrl-C ends the wait.
@@ -173,6 +224,7 @@ def _start(guest: GuestPlan, plan: LaunchPlan, seed: bytes) -> Iterator[Step]:
         ("/usr/bin/install", "-d", "-m", "0700", "-o", guest.user, "-g", guest.user,
          str(guest.directory))
     )  # fmt: skip
+    yield from _share(guest, plan)
     data = guest_settings.serialize(guest.settings)
     yield WriteDisk(guest, settings_disk.build(data, seed, guest.bundle))
     hypervisor = hypervisors.of(plan)
@@ -185,6 +237,22 @@ def _start(guest: GuestPlan, plan: LaunchPlan, seed: bytes) -> Iterator[Step]:
         yield Await(guest, "firewall")
         yield from hypervisor.plug(guest, plan)
         yield Await(guest, "ready")
+
+
+def _share(guest: GuestPlan, plan: LaunchPlan) -> Iterator[Step]:
+    if not guest.shares:
+        return
+    install = ("/usr/bin/install", "-d", "-o", "root")
+    yield Command((*install, "-m", "0711", str(plan.share_directory)))
+    # Closed to the other guests' machines.
+    own = plan.share_directory / guest.profile
+    yield Command((*install, "-m", "0750", "-g", guest.user, str(own)))
+    others = sorted({other.user for other in plan.guests} - {guest.user})
+    for share in guest.shares:
+        for user in others:
+            yield CheckClosed(share, user)
+        yield Command((*install, "-m", "0700", str(share.target)))
+        yield BindFolder(share, guest.user)
 
 
 def display(plan: LaunchPlan, plan_steps: Sequence[Step]) -> str:
@@ -218,6 +286,15 @@ def to_json(plan: LaunchPlan, plan_steps: Sequence[Step]) -> dict[str, Any]:
                     {"name": link.name, "mac": link.mac, "uplink": link.is_uplink}
                     for link in guest.links
                 ],
+                "shares": [
+                    {
+                        "tag": share.tag,
+                        "feature": share.feature.value,
+                        "source": str(share.source),
+                        "writable": share.writable,
+                    }
+                    for share in guest.shares
+                ],
                 "argv": list(hypervisor.words(guest, plan)),
             }
             for guest in plan.guests
@@ -232,6 +309,8 @@ _KINDS: Mapping[type, str] = {
     LoadRules: "rules",
     CheckReadable: "check-readable",
     CheckImage: "check-image",
+    CheckClosed: "check-closed",
+    BindFolder: "share",
     WriteDisk: "settings-disk",
     StartMachine: "machine",
     Monitor: "monitor",

@@ -5,7 +5,8 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tails_profiles.errors import CommandError, LaunchError
 from tails_profiles.launch import GuestPlan, HostFacts, ImageFacts, LaunchPlan, VirtualBoxFacts
 from tails_profiles.launch_steps import (
     Await,
+    BindFolder,
+    CheckClosed,
     CheckImage,
     CheckReadable,
     LoadRules,
@@ -38,7 +41,8 @@ from tails_profiles.running import (
     take_back,
 )
 from tails_profiles.settings import Settings
-from tails_profiles.system import files, machines, nft, qmp, vbox
+from tails_profiles.shares import Choice
+from tails_profiles.system import files, machines, mounts, nft, qmp, vbox
 from tails_profiles.system.control import Control, control
 from tails_profiles.system.interrupts import Interrupts
 from tails_profiles.system.lock import locked
@@ -102,6 +106,18 @@ def make_plan(
         i2p=i2p,
     )
     return launch.exclusively(made) if exclusive else made
+
+
+def with_shares(plan: LaunchPlan, choices: Sequence[Choice]) -> LaunchPlan:
+    """The same with folders of this machine; raises LaunchError."""
+    return launch.sharing(plan, [_found(choice) for choice in choices])
+
+
+def _found(choice: Choice) -> Choice:
+    source = choice.source.resolve()
+    if not source.is_dir():
+        raise LaunchError(f"{choice.source} ({choice.feature}) is no directory")
+    return replace(choice, source=source)
 
 
 def make_steps(plan: LaunchPlan) -> tuple[Step, ...]:
@@ -174,10 +190,10 @@ class Launcher:
             run(step)
         elif isinstance(step, LoadRules):
             nft.load(step.text, "the host's rules")
-        elif isinstance(step, CheckReadable):
-            _check_readable(step)
-        elif isinstance(step, CheckImage):
-            _check_image(step)
+        elif isinstance(step, CheckReadable | CheckImage | CheckClosed):
+            _check(step)
+        elif isinstance(step, BindFolder):
+            self._bind(step)
         elif isinstance(step, WriteDisk):
             _write_disk(step)
         elif isinstance(step, StartMachine):
@@ -208,6 +224,21 @@ class Launcher:
 
     def _control(self, guest: GuestPlan) -> Control:
         return control(guest.profile, self._plan.directory, hypervisors.of(self._plan).name)
+
+    def _bind(self, step: BindFolder) -> None:
+        share, source = step.share, step.share.source
+        try:
+            mounts.bind(source, share.target, step.user, writable=share.writable)
+        except (LaunchError, OSError) as err:
+            raise LaunchError(
+                f"{share.feature} cannot be shared: {err}", hint="see docs/shares.md"
+            ) from err
+        if share.writable:
+            free = machines.free_space(source)
+            self._say(
+                f"{share.feature}: its guest can fill the file system of {source}"
+                f" ({free} MiB are free), and sees how much that is"
+            )
 
     def _start_machine(self, step: StartMachine) -> None:
         guest = step.guest
@@ -310,6 +341,15 @@ def _require_programs(plan: LaunchPlan) -> None:
     qmp.library()
 
 
+def _check(step: CheckReadable | CheckImage | CheckClosed) -> None:
+    if isinstance(step, CheckReadable):
+        _check_readable(step)
+    elif isinstance(step, CheckClosed):
+        _check_closed(step)
+    else:
+        _check_image(step)
+
+
 def _check_readable(step: CheckReadable) -> None:
     try:
         run(step.command)
@@ -318,6 +358,17 @@ def _check_readable(step: CheckReadable) -> None:
         raise LaunchError(
             f"{step.image}: {step.user} may not read it" + (f": {why[-1]}" if why else ""),
             hint="machines do not run as root: the file and its directories must be open to others",
+        ) from err
+
+
+def _check_closed(step: CheckClosed) -> None:
+    try:
+        run(step.command)
+    except CommandError as err:
+        raise LaunchError(
+            f"{step.share.source} ({step.share.feature}) is open to every user of this machine,"
+            f" {step.user} included",
+            hint=f"close it: chmod o= {step.share.source}",
         ) from err
 
 

@@ -77,6 +77,11 @@ class Paths:
         return self.state / "session"
 
     @property
+    def shares(self) -> Path:
+        """What the host promised to share: a line for each mount; only where it did."""
+        return self.state / "shares"
+
+    @property
     def torrc(self) -> Path:
         """All of tor-guest's Tor configuration; mounted over the image's in Tor's unit alone."""
         return self.state / "torrc"

@@ -25,6 +25,7 @@ from tails_profiles.constants import (
 )
 from tails_profiles.launch import CLOCK_RANGE, GuestPlan, LaunchPlan, Machine
 from tails_profiles.profile import Profile, token
+from tails_profiles.shares import LIVE_UID, SharedFolder
 
 QEMU = "/usr/bin/qemu-system-x86_64"
 #: What stands for the path of the live image in a recipe, and where its sockets are.
@@ -62,7 +63,22 @@ def guest_command(guest: GuestPlan, plan: LaunchPlan) -> Command:
     Under systemd it ends once the unit runs; without, it becomes QEMU.
     """
     runner = _systemd(guest, plan) if plan.systemd else _setpriv(guest, plan)
-    return Command((*runner, *qemu_argv(guest, plan)))
+    return Command((*runner, *_identity_of_shares(guest), *qemu_argv(guest, plan)))
+
+
+def _identity_of_shares(guest: GuestPlan) -> tuple[str, ...]:
+    """What has a machine see its own files as the live user's: the guest shows the same owner.
+
+    A user namespace of one user and one group, without a capability in it either. Only where there
+    are shares: it is more of the kernel for somebody who escaped.
+    """
+    if not guest.shares:
+        return ()
+    return (
+        "/usr/bin/unshare", "--user", f"--map-user={LIVE_UID}", f"--map-group={LIVE_UID}",
+        "--keep-caps", "--",
+        "/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--",
+    )  # fmt: skip
 
 
 def unit_name(profile: Profile) -> str:
@@ -113,6 +129,10 @@ def _systemd(guest: GuestPlan, plan: LaunchPlan) -> Iterator[str]:
 def _properties(guest: GuestPlan, plan: LaunchPlan) -> dict[str, str]:
     """systemd.exec(5), systemd.resource-control(5), systemd.kill(5)."""
     gateway = guest.profile.is_gateway
+    own = " ".join(
+        str(path)
+        for path in (guest.directory, plan.link_directory, *(each.target for each in guest.shares))
+    )
     return {
         "Description": f"tails-profiles: the virtual machine of {guest.profile}",
         # Running means that QEMU's own program is: one that cannot be run fails the start.
@@ -130,8 +150,8 @@ def _properties(guest: GuestPlan, plan: LaunchPlan) -> dict[str, str]:
         "ProtectHome": "read-only",
         "PrivateTmp": "yes",
         # Wherever these are, homes and /tmp included: what it may write to, and the image.
-        "ReadWritePaths": f"{guest.directory} {plan.link_directory}",
-        "BindPaths": f"{guest.directory} {plan.link_directory}",
+        "ReadWritePaths": own,
+        "BindPaths": own,
         "BindReadOnlyPaths": f'"{plan.image}"',
         "DevicePolicy": "closed",
         "ProtectProc": "invisible",
@@ -141,7 +161,7 @@ def _properties(guest: GuestPlan, plan: LaunchPlan) -> dict[str, str]:
         "ProtectKernelLogs": "yes",
         "ProtectKernelModules": "yes",
         "ProtectKernelTunables": "yes",
-        "RestrictNamespaces": "yes",
+        "RestrictNamespaces": "user" if guest.shares else "yes",
         "RestrictRealtime": "yes",
         "RestrictSUIDSGID": "yes",
         "SystemCallArchitectures": "native",
@@ -168,6 +188,7 @@ def qemu_argv(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
         medium(str(plan.image)).words,
         settings_disk(str(guest.settings_disk)).words,
         *(_nic(guest, plan, link) for link in guest.links),
+        *(shared_folder(share).words for share in guest.shares),
         _screen(guest),
         _channels(guest),
     )
@@ -356,6 +377,24 @@ def inner_link(profile: Profile, link: LinkConstants, directory: str) -> Options
         " stack, or any of its users, could reach.",
         ("-netdev", backend, *_network_device(link)),
     )
+
+
+def shared_folder(share: SharedFolder) -> Options:
+    """A folder of the user's, by 9p; docs/shares.md says why by 9p."""
+    access = "" if share.writable else ",readonly=on"
+    path = escape_option_value(str(share.target))
+    return Options(
+        "What a guest calls a link, a device, an owner or set-user-id is an attribute of a plain"
+        " file, and nothing else of the host is in that file system.",
+        (
+            "-fsdev",
+            (
+                f"local,id={share.tag},path={path},security_model=mapped-xattr,fmode=0600,"
+                f"dmode=0700,multidevs=forbid{access}"
+            ),
+            "-device", f"virtio-9p-pci,fsdev={share.tag},mount_tag={share.tag}",
+        ),
+    )  # fmt: skip
 
 
 def _screen(guest: GuestPlan) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from tails_profiles import hypervisors, launch_steps, qemu, vboxmanage
 from tails_profiles.command import Command
 from tails_profiles.errors import LaunchError, ProfilesError, SystemFailureError
 from tails_profiles.profile import GUESTS, Profile
-from tails_profiles.system import files, machines, nft, vbox
+from tails_profiles.system import files, machines, mounts, nft, vbox
 from tails_profiles.system.control import control
 from tails_profiles.system.interrupts import Interrupts
 from tails_profiles.system.lock import holder, locked
@@ -265,6 +265,7 @@ def take_back(directory: Path, say: Say, keep: Collection[str] = ()) -> None:
         say(f"the host's rules stay: guests of {others} run")
     if not keep:
         vbox.end_services(directory)
+    _unshare(directory / "shares")
     try:
         _remove_all(directory, keep)
     except OSError as err:
@@ -292,6 +293,28 @@ def _remove_all(directory: Path, keep: Collection[str]) -> None:
         directory.rmdir()
 
 
+def _unshare(directory: Path) -> None:
+    """Take the user's folders away before anything is removed; raises LaunchError.
+
+    Directories are removed one by one, which fails where something is in them: whatever went
+    wrong, no file of the user's is.
+    """
+    try:
+        for path in mounts.below(directory):
+            mounts.unmount(path)
+        for guest in directory.glob("*"):
+            for share in guest.glob("*"):
+                share.rmdir()
+            guest.rmdir()
+        if directory.exists():
+            directory.rmdir()
+    except OSError as err:
+        raise LaunchError(
+            f"{err.filename or directory}: a shared folder cannot be taken away: {err.strerror}",
+            hint="see who uses it (fuser -m), then stop again",
+        ) from err
+
+
 def require_ours(directory: Path) -> None:
     """That a directory, if there is one, holds nothing but what a launch makes; LaunchError."""
     try:
@@ -300,7 +323,13 @@ def require_ours(directory: Path) -> None:
         return
     except OSError as err:
         raise LaunchError(f"{directory} cannot be used: {err.strerror}") from err
-    ours = {"links", *vboxmanage.HOMES, *GUESTS, *(f"{profile}.log" for profile in GUESTS)}
+    ours = {
+        "links",
+        "shares",
+        *vboxmanage.HOMES,
+        *GUESTS,
+        *(f"{profile}.log" for profile in GUESTS),
+    }
     foreign = sorted(
         name for name in names - ours if not name.lstrip(".").startswith("launch.json")
     )

@@ -152,14 +152,13 @@ def refuse_unbuilt(settings: Settings) -> None:
     """
     unbuilt = {
         "tor.transparent": settings.tor is not None and settings.tor.transparent,
-        "shares": bool(settings.shares),
         "admin_password_hash": settings.admin_password_hash is not None,
     }
     asked = [key for key, is_asked in unbuilt.items() if is_asked]
     if asked:
         raise SettingsError(
             f"{' and '.join(asked)}: no guest of this version carries it out",
-            hint="leave it out: false for transparent, [] for shares, null for the password",
+            hint="leave it out: false for transparent, null for the password",
         )
 
 

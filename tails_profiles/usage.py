@@ -188,6 +188,10 @@ and at Ctrl-C, everything that was started is stopped. Needs root.
                 "with bridges, language, keyboard (see settings.md) and I2P",
             ),
             ("tails-profiles host start --image live.iso --hypervisor virtualbox", "in VirtualBox"),
+            (
+                "tails-profiles host start --image live.iso --share SSHClient=$HOME/keys:ro",
+                "lend app-guest your keys, read-only (see shares.md)",
+            ),
         ),
     ),
     "host stop": Help(

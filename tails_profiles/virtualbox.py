@@ -27,6 +27,7 @@ from tails_profiles.constants import (
     LinkConstants,
 )
 from tails_profiles.profile import Profile
+from tails_profiles.shares import SharedFolder
 
 #: The name of the drive controller with the image: PIIX4, whose driver every Debian kernel has.
 CONTROLLER = "IDE"
@@ -387,6 +388,17 @@ ONE_BOOT = Group(
     "A second boot, which would begin with the uplink plugged in: power-off instead.",
     extradata=(("VBoxInternal/PowerOffInsteadOfReset", "1"),),
 )
+
+
+def shared_folder(share: SharedFolder) -> tuple[str, ...]:
+    """Flags of ``sharedfolder add VM``, from 6.1 on; nothing here tells the guest where it goes.
+
+    ``VBoxInternal2/SharedFoldersEnableSymlinksCreate`` is never set: with it a guest's link is a
+    real one in the host's directory. A directory that is missing when the machine starts is left
+    out without a word, so that whoever starts it looks.
+    """
+    access = () if share.writable else ("--readonly",)
+    return ("--name", share.tag, "--hostpath", str(share.target), *access)
 
 
 def serial(path: str) -> Group:

@@ -12,12 +12,15 @@ from functools import cache
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
-CACHE = TOP / ".build/tiny"
-#: Debian's kernel for virtual machines: smaller, and quicker to start.
+CACHE = TOP / ".build"
+#: Debian's kernel for virtual machines: smaller, and quicker to start. It has no 9p.
 KERNEL = "linux-image-cloud-amd64"
+#: The one of live images: where a guest is given ``share``.
+SHARE_KERNEL = "linux-image-amd64"
 MODULES = (
     "button", "evdev", "failover", "net_failover", "virtio", "virtio_net", "virtio_pci",
-    "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring",
+    "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring", "netfs", "fscache", "9pnet",
+    "9pnet_virtio", "9p",
 )  # fmt: skip
 
 
@@ -27,14 +30,15 @@ def image(path: Path, **parameters: str) -> Path:
     >>> image(path, at="firewall", do="fail:links")
     """
     words = " ".join(f"tiny.{key}={value}" for key, value in parameters.items())
+    kernel = SHARE_KERNEL if "share" in parameters else KERNEL
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
         (tree / "boot/grub").mkdir(parents=True)
         (tree / "boot/grub/grub.cfg").write_text(
             f"set timeout=0\nlinux /vmlinuz quiet panic=1 {words}\ninitrd /initrd\nboot\n"
         )
-        (tree / "vmlinuz").hardlink_to(system() / "vmlinuz")
-        (tree / "initrd").write_bytes(_initrd())
+        (tree / "vmlinuz").hardlink_to(system(kernel) / "vmlinuz")
+        (tree / "initrd").write_bytes(_initrd(kernel))
         _run("grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", str(path),
              "--modules=iso9660 linux normal biosdisk", str(tree))  # fmt: skip
     path.chmod(0o644)
@@ -42,14 +46,15 @@ def image(path: Path, **parameters: str) -> Path:
 
 
 @cache
-def system() -> Path:
-    """Kernel, its modules and a static busybox, out of Debian's packages; kept."""
-    if (CACHE / "vmlinuz").exists():
-        return CACHE
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+def system(kernel: str = KERNEL) -> Path:
+    """A kernel, its modules and a static busybox, out of Debian's packages; kept."""
+    kept = CACHE / ("tiny" if kernel == KERNEL else "tiny-share")
+    if (kept / "vmlinuz").exists():
+        return kept
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept) as name:
         work = Path(name)
-        for package in (_concrete(KERNEL), "busybox-static"):
+        for package in (_concrete(kernel), "busybox-static"):
             _run("apt-get", "-q", "download", package, cwd=work)
         for deb in work.glob("*.deb"):
             _run("dpkg-deb", "-x", str(deb), str(work / "tree"))
@@ -61,8 +66,8 @@ def system() -> Path:
         _unpack(work / "tree/bin/busybox", work / "busybox")
         _unpack(next((work / "tree/boot").glob("vmlinuz-*")), work / "vmlinuz")
         for part in ("modules", "busybox", "vmlinuz"):
-            (work / part).rename(CACHE / part)
-    return CACHE
+            (work / part).rename(kept / part)
+    return kept
 
 
 def _concrete(package: str) -> str:
@@ -82,15 +87,15 @@ def _unpack(source: Path, target: Path) -> None:
 
 
 @cache
-def _initrd() -> bytes:
+def _initrd(kernel: str) -> bytes:
     """The root of the guest (cpio(5), the format that begins with 070701)."""
     files: dict[str, tuple[int, bytes]] = {
         "bin": (0o040755, b""),
         "modules": (0o040755, b""),
-        "bin/busybox": (0o100755, (system() / "busybox").read_bytes()),
+        "bin/busybox": (0o100755, (system(kernel) / "busybox").read_bytes()),
         "init": (0o100755, (Path(__file__).parent / "init").read_bytes()),
     }
-    for module in sorted((system() / "modules").iterdir()):
+    for module in sorted((system(kernel) / "modules").iterdir()):
         files[f"modules/{module.name}"] = (0o100644, module.read_bytes())
     return b"".join(_archive(files))
 

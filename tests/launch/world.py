@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ from tails_profiles.launch_steps import Step
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.running import Limits
 from tails_profiles.settings import Settings
+from tails_profiles.shares import Choice
 from tails_profiles.system import machines
 from tails_profiles.system.machines import Process
 from tests.launch import tiny
@@ -85,10 +86,12 @@ class World:
         *,
         i2p: bool = False,
         given: Mapping[Profile, Settings] | None = None,
+        shares: Sequence[Choice] = (),
     ) -> LaunchPlan:
         """The launcher's plan, by its own look at this machine."""
         chosen = given or {profile: settings.defaults(profile) for profile in GUESTS}
-        return launcher.make_plan(image or self.image(), self.directory, chosen, i2p=i2p)
+        made = launcher.make_plan(image or self.image(), self.directory, chosen, i2p=i2p)
+        return launcher.with_shares(made, shares)
 
     def start(
         self,
@@ -97,8 +100,12 @@ class World:
         within: Limits = LIMITS,
         after: Callable[[int, Step], None] | None = None,
         at: Callable[[str], None] | None = None,
+        steps: tuple[Step, ...] = (),
     ) -> None:
-        """Carry a plan out. ``after`` is called after each step, ``at`` with all that is said."""
+        """Carry a plan out. ``after`` is called after each step, ``at`` with all that is said.
+
+        ``steps`` are carried out in place of the plan's.
+        """
 
         def say(words: str) -> None:
             self.said.append(words)
@@ -115,7 +122,7 @@ class World:
                     after(self.number, step)
 
         self.said.clear()
-        Watched(plan, say, within=within).start(launcher.make_steps(plan))
+        Watched(plan, say, within=within).start(steps or launcher.make_steps(plan))
 
     def stop(self, within: Limits = LIMITS) -> None:
         """``host stop``."""

@@ -39,6 +39,7 @@ PURE = (
     "session",
     "settings",
     "settings_disk",
+    "shares",
     "status",
     "torrc",
     "usage",

@@ -17,6 +17,8 @@ from tails_profiles import settings
 from tails_profiles.constants import LinkConstants
 from tails_profiles.launch import GuestPlan
 from tails_profiles.profile import Profile
+from tails_profiles.settings import Feature, Share
+from tails_profiles.shares import FOLDERS
 from tests.vm.image import MASKED, Absent, Edited, File
 from tests.vm.machine import Machine
 from tests.vm.single import Argv, Single, Spec, disk
@@ -122,6 +124,13 @@ def corrupt_disk() -> bytes:
     return bad
 
 
+def promising(feature: Feature) -> bytes:
+    """A settings disk that promises a share, which no machine here has."""
+    folder = FOLDERS[feature]
+    values = settings.defaults(folder.guest)
+    return disk(replace(values, shares=(Share(folder.tag, feature),)))
+
+
 def _cases() -> tuple[Case, ...]:
     second = LinkConstants(
         "second", c.I2P_UPLINK_MAC, c.UPLINK, c.UPLINK_ROUTER, peer_mac=None, segment=None
@@ -176,6 +185,10 @@ def _cases() -> tuple[Case, ...]:
         Case(Spec("settings-of-another-profile", disk=app_disk),
              ("app-guest",), "settings"),
         Case(Spec("settings-corrupt", disk=corrupt_disk()), ("QUARANTINE",), "settings"),
+        Case(Spec("share-missing-in-tor-guest", disk=promising(Feature.TOR_DATA)),
+             ("the share tor-data could not be mounted",), "settings"),
+        Case(Spec("share-missing-in-app-guest", app, disk=promising(Feature.SSH_CLIENT)),
+             ("the share ssh-client could not be mounted",), None),
         Case(Spec("another-target-on-the-kernel-line",
                   arguments="systemd.unit=multi-user.target"),
              (dead, "systemd.unit="), "token"),

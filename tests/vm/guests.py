@@ -10,7 +10,7 @@ import ctypes
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from tails_profiles.launch_steps import Step
 from tails_profiles.machine_steps import StartMachine
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import I2pSettings, Settings
+from tails_profiles.shares import Choice
 from tests.lab.tornet import wait_for
 from tests.vm import image
 from tests.vm.image import File, Layer
@@ -136,7 +137,9 @@ class Guests:
             }
         image.make(self.image, layer, torrc=self.network.client_torrc())
 
-    def start(self, given: Mapping[Profile, Settings] | None = None) -> None:
+    def start(
+        self, given: Mapping[Profile, Settings] | None = None, shares: Sequence[Choice] = ()
+    ) -> None:
         """Everything that ``tails-profiles host start`` does."""
         chosen = {profile: settings.defaults(profile) for profile in GUESTS}
         if self._i2p:
@@ -146,6 +149,7 @@ class Guests:
         with self._network():
             plan = launcher.make_plan(self.image, self.state, chosen, i2p=self._i2p)
             plan = with_bundle(plan, self._bundle())
+            plan = launcher.with_shares(plan, shares)
             steps = tuple(map(_watched, launcher.make_steps(plan)))
             try:
                 WatchedLauncher(plan, self._say, self.machines).start(steps)

@@ -16,7 +16,8 @@ from typing import Self
 from tails_profiles import launcher, qemu
 from tails_profiles.command import Command
 from tails_profiles.launch import LaunchPlan
-from tails_profiles.launch_steps import StartMachine, Step
+from tails_profiles.launch_steps import Step
+from tails_profiles.machine_steps import StartMachine
 from tails_profiles.profile import Profile
 from tails_profiles.settings import Feature
 from tails_profiles.shares import FOLDERS, LIVE_UID, MOUNT_OPTIONS, Choice

@@ -23,7 +23,8 @@ from tails_profiles import launcher
 from tails_profiles.constants import APP_USER, GATEWAY_USER
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import LaunchPlan
-from tails_profiles.launch_steps import BindFolder, StartMachine, Step
+from tails_profiles.launch_steps import BindFolder, Step
+from tails_profiles.machine_steps import StartMachine
 from tails_profiles.profile import Profile
 from tails_profiles.settings import Feature
 from tails_profiles.shares import FOLDERS, LIVE_UID, MOUNT_OPTIONS, Choice

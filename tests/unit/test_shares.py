@@ -9,7 +9,8 @@ import pytest
 from tails_profiles import launch, launch_steps, qemu, settings, shares, virtualbox
 from tails_profiles.errors import LaunchError, SettingsError
 from tails_profiles.launch import LaunchPlan
-from tails_profiles.launch_steps import BindFolder, CheckClosed, StartMachine
+from tails_profiles.launch_steps import BindFolder, CheckClosed
+from tails_profiles.machine_steps import StartMachine
 from tails_profiles.profile import Profile
 from tails_profiles.settings import TOR_FEATURES, Feature, Share
 from tails_profiles.shares import FOLDERS, MOUNT_OPTIONS, Choice, parse_choice

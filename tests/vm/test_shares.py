@@ -15,8 +15,9 @@ import pytest
 from tails_profiles.settings import Feature
 from tails_profiles.shares import LIVE_UID, Choice
 from tests.vm.guests import Guests
-from tests.vm.image import TOP
+from tests.vm.image import TOP, TOR_ADDITIONS, File
 from tests.vm.machine import Machine
+from tests.vm.single import Single, Spec
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
@@ -44,7 +45,7 @@ def guests() -> Iterator[Guests]:
         made.close()
 
 
-def guards(state: str) -> set[str]:
+def guards(state: str) -> set[tuple[str, str]]:
     """Tor's guards in its state file; when each was sampled is Tor's own secret."""
     return set(re.findall(r"^Guard in=default rsa_id=(\w+) .*?sampled_on=(\S+)", state, re.M))
 
@@ -93,22 +94,28 @@ def test_two_launches_share_guards_and_files_and_nothing_else(guests: Guests) ->
     guests.stop()
 
     # The anti-test: without the folder Tor chooses anew.
-    third = launch(guests, ())
-    assert third
-    assert not third & first
-    assert mounted(guests.tor) == mounted(guests.app) == {}
-    guests.switch_off()
+    world = guests.world
+    layer = {TOR_ADDITIONS: File(world.network.client_torrc())}
+    spec = Spec("without-a-folder", layer=layer, namespace=world.namespace)
+    with Single(spec, guests.directory / spec.name) as alone:
+        alone.wait_for_words("tor-guest ready")
+        assert mounted(alone) == {}
+        assert not chosen_guards(alone) & first
 
 
-def launch(guests: Guests, chosen: tuple[Choice, ...]) -> set[str]:
+def launch(guests: Guests, chosen: tuple[Choice, ...]) -> set[tuple[str, str]]:
     """Start both; the guards that tor-guest has once app-guest's session runs."""
     guests.machines.clear()
     guests.start(shares=chosen)
     guests.app.wait_for_target("tails-profiles-app-guest.target", 600)
     guests.app.wait_for_unit("display-manager.service")
-    # Tor writes its state when it ends, too: now is when it is compared.
-    guests.tor.succeed("systemctl stop tails-profiles-tor.service")
-    found = guards(guests.tor.succeed("cat /var/lib/tor/state"))
+    return chosen_guards(guests.tor)
+
+
+def chosen_guards(machine: Machine) -> set[tuple[str, str]]:
+    """Its guards, once it has written them: at the latest when it ends."""
+    machine.succeed("systemctl stop tails-profiles-tor.service")
+    found = guards(machine.succeed("cat /var/lib/tor/state"))
     assert found
     return found
 

@@ -95,13 +95,16 @@ def _identity(uid: tuple[int, int], gid: tuple[int, int]) -> Iterator[int]:
     child = os.fork()
     if child == 0:
         # Only what is safe in a child of any process: it ends without cleaning up.
-        ctypes.CDLL(None).unshare(_CLONE_NEWUSER)
-        os.write(tell_ready, b"x")
+        made = ctypes.CDLL(None).unshare(_CLONE_NEWUSER) == 0
+        os.write(tell_ready, b"y" if made else b"n")
         os.close(tell_done)
         os.read(done, 1)
         os._exit(0)
     try:
-        os.read(ready, 1)
+        if os.read(ready, 1) != b"y":
+            raise LaunchError(
+                "user namespaces cannot be made here: the kernel forbids it, or a chroot"
+            )
         for name, (inside, outside) in (("uid_map", uid), ("gid_map", gid)):
             Path(f"/proc/{child}/{name}").write_text(f"{inside} {outside} 1", encoding="ascii")
         namespace = os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)

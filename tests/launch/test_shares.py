@@ -12,6 +12,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -558,6 +559,35 @@ def test_a_file_system_without_owners_is_refused_in_words(world: Sharing) -> Non
         with pytest.raises(LaunchError, match="keeps no extended attributes"):
             mounts.bind(source, world.top, APP_USER, writable=False)
         process.communicate(b"\n")
+
+
+IN_A_CHROOT = """
+import os, sys
+from pathlib import Path
+from tails_profiles.errors import LaunchError
+from tails_profiles.system import mounts
+directory, user = sys.argv[1:]
+# Read while there is a file of accounts.
+account = mounts.pwd.getpwnam(user)
+mounts.pwd.getpwnam = lambda name: account
+os.chroot(directory)
+mounts._takes_attributes = lambda directory: True
+try:
+    mounts.bind(Path("/folder"), Path("/proc"), user, writable=True)
+except LaunchError as err:
+    print(err)
+"""
+
+
+def test_a_machine_that_makes_no_user_namespaces_is_told_so(world: Sharing) -> None:
+    """In a chroot the kernel makes none."""
+    world.top.joinpath("proc").mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_CHROOT, str(world.top), APP_USER], capture_output=True,
+        text=True, check=True, env=world.environment, timeout=60,
+    )  # fmt: skip
+    world.top.joinpath("proc").rmdir()
+    assert "user namespaces cannot be made here" in done.stdout
 
 
 def test_printed_plan_shares_as_start_does(world: Sharing) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles import launch, launch_steps, qemu, settings, shares, virtualbox
+from tails_profiles import boot, launch, launch_steps, qemu, settings, shares, virtualbox
 from tails_profiles.errors import LaunchError, SettingsError
 from tails_profiles.launch import LaunchPlan
 from tails_profiles.launch_steps import BindFolder, CheckClosed
 from tails_profiles.machine_steps import StartMachine
+from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
 from tails_profiles.settings import TOR_FEATURES, Feature, Share
 from tails_profiles.shares import FOLDERS, MOUNT_OPTIONS, Choice, parse_choice
@@ -194,3 +195,20 @@ def test_virtualbox_gets_the_same_folder_by_flags() -> None:
         "--name", "ssh-client", "--hostpath", f"{path}/ssh-client",
     )  # fmt: skip
     assert virtualbox.shared_folder(gpg)[-2:] == (f"{path}/gnupg", "--readonly")
+
+
+def test_the_guest_s_step_finds_what_was_promised_and_nothing_otherwise(tmp_path: Path) -> None:
+    paths, values = Paths(tmp_path), settings.defaults(Profile.APP_GUEST)
+    boot.write_configuration(values, paths)
+    assert not paths.shares.exists()
+    values = replace(values, shares=(Share("gnupg", Feature.GNUPG),))
+    boot.write_configuration(values, paths)
+    assert paths.shares.read_text() == f"gnupg - ~/.gnupg {MOUNT_OPTIONS}\n"
+    assert str(paths.shares.relative_to(tmp_path)) == "run/tails-profiles/shares"
+
+
+def test_with_virtualbox_no_folder_is_shared_yet() -> None:
+    made = replace(plan(), virtualbox=launch.VirtualBoxFacts((7, 2), None))
+    with pytest.raises(LaunchError, match="with VirtualBox no folder is shared yet"):
+        shared(SSH, base=made)
+    assert shared(base=made) == made

@@ -30,8 +30,8 @@ _UNITS = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
 #: Paths of what libvirt adds, and of what the guest does not see.
 _ADDED = re.compile(
     r"""
-    @id | title | description | metadata | currentMemory | on_poweroff | resource | seclabel
-    | iothreads | cputune | numatune | blkiotune | memtune | os/(loader|nvram|firmware)
+    @id | title | description | metadata | currentMemory | on_poweroff | resource
+    | iothreads | cputune | numatune | blkiotune | memtune
     | cpu@(check|migratable) | vcpu@cpuset | (.*/)?(address|alias|backingStore)
     | devices/.*/source@(index|startupPolicy) | devices/controller\[usb\]@index
     | devices/interface\[\d+\]/target
@@ -46,10 +46,12 @@ _ADDED_ELEMENTS = re.compile(
     | controller\ .*type='(sata|virtio-serial)'.*
     | input\ .*bus='ps2'.* | watchdog\ .*model='itco'.*
     | emulator:\ /usr/(bin|libexec)/(qemu-system-x86_64|qemu-kvm|kvm)
-    | timer\ name='[a-z]+'\ present='no' | feature\ .*policy='disable'.*
+    | seclabel\ .*type='dynamic'.*
     """,
     re.VERBOSE,
 )
+#: What it adds where the firmware is UEFI.
+_ADDED_BY_EFI = frozenset(("os/firmware", "os/loader", "os/nvram"))
 #: Characters of an element that a deviation shows.
 _SHOWN = 160
 
@@ -90,14 +92,16 @@ def audit(vm: str, texts: Sequence[str], wanted: Profile | None) -> Report:
     )
     firmware = "efi" if stored.find("os[@firmware='efi']") is not None else "bios"
     recipe = _recipe(profile, firmware)
-    found = list(_Comparison(profile, running=False).compare(recipe, _node(stored), ""))
+    comparison = _Comparison(profile, firmware, running=False)
+    found = list(comparison.compare(recipe, _node(stored), ""))
     for domain in now:
         for expected, devices in zip(
             (node for node in recipe.children if node.tag == "devices"),
             (node for node in _node(domain).children if node.tag == "devices"),
             strict=False,
         ):
-            found += _Comparison(profile, running=True).compare(expected, devices, "devices")
+            comparison = _Comparison(profile, firmware, running=True)
+            found += comparison.compare(expected, devices, "devices")
     return report(vm, "libvirt", profile, found)
 
 
@@ -144,7 +148,8 @@ def _node(element: ElementTree.Element, why: str = "") -> _Node:
 class _Comparison:
     """``running``: of the domain as it is now, in which a gateway's uplink may be plugged in."""
 
-    def __init__(self, profile: Profile, *, running: bool) -> None:
+    def __init__(self, profile: Profile, firmware: str, *, running: bool) -> None:
+        self._added = _ADDED_BY_EFI if firmware == "efi" else frozenset()
         reach = round(CLOCK_RANGE[profile])
         offsets = {str(offset) for offset in range(-reach, reach + 1)} - ({"0"} if reach else set())
         #: Values that may be others than the recipe's, by path.
@@ -205,7 +210,9 @@ class _Comparison:
         elif expected is not None and path not in self._optional:
             yield Deviation(path, "absent", expected.shown(), _opens(path), expected.why)
         elif found is not None and not (
-            _ADDED.fullmatch(path) or _ADDED_ELEMENTS.fullmatch(found.shown())
+            path in self._added
+            or _ADDED.fullmatch(path)
+            or _ADDED_ELEMENTS.fullmatch(found.shown())
         ):
             if found.tag in libvirt.NEVER:
                 yield Deviation(path, found.shown(), "absent", _opens(path),

@@ -167,6 +167,11 @@ ROWS: Sequence[tuple[Profile, str, str, str, Opens]] = [
     (APP, "<suspend-to-mem enabled='no'/>", "<suspend-to-mem enabled='yes'/>",
      "pm/suspend-to-mem@enabled", IDENTITY),
     # what nobody's recipe has
+    (APP, "<bootmenu enable", ("<loader readonly='yes' type='pflash'>/firmware.fd</loader><bootmenu"
+     " enable"), "os/loader", UNKNOWN),
+    (APP, BEGIN, "<seclabel type='none' model='apparmor'/>" + BEGIN, "seclabel", UNKNOWN),
+    (APP, "<feature policy='disable'", ("<feature policy='disable' name='sse4.2'/><feature"
+     " policy='disable'"), "cpu/feature[sse4.2]", UNKNOWN),
     (APP, BEGIN, "<genid/>" + BEGIN, "genid", UNKNOWN),
     (APP, END, "<panic model='isa'/>" + END, "devices/panic", UNKNOWN),
     (APP, END, "<watchdog model='i6300esb' action='reset'/>" + END, "devices/watchdog", UNKNOWN),

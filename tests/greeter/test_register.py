@@ -329,3 +329,13 @@ def test_journal_that_fails_does_not_cost_the_question(start: Start) -> None:
 def test_user_who_answers_with_isolation_is_asked_again_when_that_fails(start: Start) -> None:
     _, found = driven(start, sabotage=sabotage("model.Isolation.start_warned"))
     assert found["rest"][-6:] == ["asked", "sabotaged", "asked", *LOGIN]
+
+
+def test_user_whose_tick_was_restored_is_asked_when_start_fails(start: Start) -> None:
+    greeter = start(sabotage=sabotage("model.Isolation.plan_start"))
+    (greeter.storage / "tails.isolation").write_bytes(serialize(Choice(enabled=True)))
+    greeter.tell(f"unlock {greeter.storage}")
+    greeter.press("button", "Start Tails")
+    greeter.press("button", "Start Without Isolation")
+    greeter.wait_for("ended")
+    assert greeter.trace[-3:] == LOGIN

@@ -3,7 +3,8 @@
 
 The way is the same with and without the setting; where its row is, it is opened, ticked, added,
 changed in the popover, restored from the Persistent Storage and warned about. ``tree start`` and
-``tree end`` in the trace are the accessibility tree before and after, on one line each.
+``tree end`` in the trace are the accessibility tree and the settings' keys before and after, on
+one line each.
 """
 
 import os
@@ -45,7 +46,11 @@ class Drive:
 
     def dump(self, name: str) -> None:
         windows = [self.window, self.window.dialog_add_setting]
-        trace(f"tree {name} {[line for window in windows for line in tree(window)]}")
+        lines = [line for window in windows for line in tree(window)]
+        # What the greeter will go through when it loads and applies.
+        every = self.application.settings
+        keys = [*every.settings, *every.additional_settings.settings]
+        trace(f"tree {name} {lines + keys}")
 
     def start(self) -> None:
         self.dump("start")

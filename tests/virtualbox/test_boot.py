@@ -69,6 +69,14 @@ def test_token_set_by_extradata_selects_its_profile_and_the_gate_opens_after_the
     assert found["links"] == {
         TOR: ["running", "nat", "on"], APP: ["running", "null", "on"],
     }  # fmt: skip
+    status = found["status"]
+    assert (status["hypervisor"], status["accelerator"], status["rules"]) == (
+        "virtualbox", "vboxdrv", True,
+    )  # fmt: skip
+    assert [
+        (each["profile"], each["running"], each["word"], each["plugged"], each["screen"])
+        for each in status["guests"]
+    ] == [(TOR, True, "ready", True, None), (APP, True, None, None, None)]
     # Unplugged when it began: what it was made of says so, and so did the machine.
     assert driverless.parse_configuration(found[f"log of {TOR}"], "Devices/virtio-net/0/Config")[
         "CableConnected"

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tails_profiles import launch, settings, vboxmanage
+from tails_profiles.launch import HostFacts, VirtualBoxFacts
+from tails_profiles.profile import GUESTS
+from tests.virtualbox.inside import FACTS
 from tests.virtualbox.test_plan import TOR, UUID, Host
 from tests.virtualbox.world import ENVIRONMENT, TOP, VirtualBox
 
@@ -146,3 +150,33 @@ def test_stop_leaves_nothing(host: Host) -> None:
     done = command(host, "stop")
     assert (done.returncode, done.stderr) == (0, "")
     assert left(host) == before
+
+
+def test_systemd_knows_every_property_of_the_units(host: Host) -> None:
+    facts = HostFacts(
+        8192, FACTS.image, kvm=False, systemd=True, now=FACTS.now,
+        virtualbox=VirtualBoxFacts((7, 2), None),
+    )  # fmt: skip
+    made = launch.plan(
+        Path(IMAGE), DIRECTORY, facts,
+        {profile: settings.defaults(profile) for profile in GUESTS}, dict.fromkeys(GUESTS, 0.0),
+        i2p=True,
+    )  # fmt: skip
+    for guest in made.guests:
+        words = vboxmanage.start_command(guest, made, None).argv
+        assert words[0] == "/usr/bin/systemd-run"
+        lines = [
+            word.removeprefix("--property=") for word in words if word.startswith("--property")
+        ]
+        assert len(lines) > 15
+        # The one that belongs to the other section.
+        description, *service = sorted(lines, key=lambda line: not line.startswith("Description="))
+        text = ["[Service]", "ExecStart=/bin/true", *service]
+        path = f"/run/systemd/system/{guest.profile}-checked.service"
+        host.box.path(path).parent.mkdir(parents=True, exist_ok=True)
+        host.box.path(path).write_text("\n".join(["[Unit]", description, *text, ""]))
+        done = host.box.run("systemd-analyze", "verify", "--man=no", path)
+        assert "checked.service" not in done.stderr, done.stderr
+        # It would have said so.
+        host.box.path(path).write_text("\n".join(["[Unit]", description, *text, "Wrong=yes", ""]))
+        assert "checked.service" in host.box.run("systemd-analyze", "verify", path).stderr

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tails_profiles.launch import HostFacts, VirtualBoxFacts
 from tails_profiles.profile import GUESTS
 from tests.virtualbox.inside import FACTS
 from tests.virtualbox.test_plan import TOR, UUID, Host
-from tests.virtualbox.world import ENVIRONMENT, TOP, VirtualBox
+from tests.virtualbox.world import CALL, ENVIRONMENT, TOP, VirtualBox
 
 pytestmark = pytest.mark.virtualbox
 
@@ -117,30 +118,50 @@ def test_printed_plan_is_carried_out_by_bash_and_its_reading_back_is_real(host: 
     assert "it is not so" in host.box.run("bash", stdin=wrong).stderr
 
 
-def test_start_that_is_killed_is_taken_up_by_the_next(host: Host) -> None:
-    driver(host)
-    # A front end that never becomes ready, for as long as the launcher lives.
-    hanging = host.box.path("/usr/lib/virtualbox/VBoxHeadless")
-    hanging.rename(hanging.with_name("VBoxHeadless.real"))
-    hanging.write_text("#!/bin/sh\nexec sleep 1000000\n")
-    hanging.chmod(0o755)
-    first = subprocess.Popen(
+@contextmanager
+def hanging_start(host: Host) -> Iterator["subprocess.Popen[str]"]:
+    """A start whose first machine runs and says nothing; it goes on behind the caller."""
+    process = subprocess.Popen(
         [*host.box.enter, "python3", "-m", "tails_profiles", "host", *START],
         env={**ENVIRONMENT, **PYTHON}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert first.stderr is not None
-    assert first.stderr.readline() == "tor-guest: starting\n"
-    inside = next(pid for pid, words in host.box.processes().items() if "host start" in words)
-    os.kill(inside, signal.SIGKILL)
-    first.wait()
-    uuids = host.manage(TOR, "list", "vms")
-    assert UUID[TOR] in uuids
-    hanging.unlink()
-    hanging.with_name("VBoxHeadless.real").rename(hanging)
-    assert "not loaded" not in command(host, *START).stderr
-    assert command(host, "stop").returncode == 0
-    assert not host.box.path(DIRECTORY).exists()
-    assert host.box.processes("VBoxHeadless") == {}
+    assert process.stderr is not None
+    said: list[str] = []
+    while not said or (said[-1] and said[-1] != "tor-guest: starting\n"):
+        said.append(process.stderr.readline())
+    assert said[-1], said
+    yield process
+    process.wait(CALL)
+    process.stderr.close()
+
+
+def launcher_of(host: Host) -> int:
+    return next(
+        pid for pid, words in host.box.processes("python3").items() if "host start" in words
+    )
+
+
+def test_start_that_is_killed_is_taken_up_by_the_next_and_an_interrupted_one_taken_back(
+    host: Host,
+) -> None:
+    driver(host)
+    command(host, "stop")
+    before = left(host)
+    front_end = host.box.path("/usr/lib/virtualbox/VBoxHeadless")
+    front_end.unlink()
+    front_end.write_text("#!/bin/sh\nexec sleep 1000000\n")
+    front_end.chmod(0o755)
+    with hanging_start(host):
+        os.kill(launcher_of(host), signal.SIGKILL)
+    assert UUID[TOR] in host.manage(TOR, "list", "vms")
+    host.end("sleep")
+    # Whatever else is in a machine's folder shows that it is the same one.
+    folder = vboxmanage.home(TOR, DIRECTORY) / "machines/tor-guest"
+    host.box.path(folder / "witness").touch()
+    with hanging_start(host):
+        assert host.box.path(folder / "witness").exists()
+        os.kill(launcher_of(host), signal.SIGINT)
+    assert left(host) == before
 
 
 def test_stop_leaves_nothing(host: Host) -> None:

@@ -39,15 +39,19 @@ def image() -> Iterator[Path]:
         yield guest.image(Path(name) / "image.iso")
 
 
-@pytest.fixture(scope="module")
-def seen(image: Path) -> tuple[Seen, Seen]:
-    """What app-guest sees on each host; one processor for each, so both at once."""
+def look_twice(image: Path, profile: Profile) -> tuple[Seen, Seen]:
+    """What a guest sees on each host; one processor for each, so both at once."""
     # Made before, and not by both.
     for host in hosts.two():
         hosts.prepare(host)
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda host: hosts.look(host, image, Profile.APP_GUEST), hosts.two())
+        one, other = pool.map(lambda host: hosts.look(host, image, profile), hosts.two())
     return one, other
+
+
+@pytest.fixture(scope="module")
+def seen(image: Path) -> tuple[Seen, Seen]:
+    return look_twice(image, Profile.APP_GUEST)
 
 
 def test_hosts_differ_in_everything_that_a_host_is_known_by(seen: tuple[Seen, Seen]) -> None:
@@ -104,8 +108,9 @@ def test_planted_differences_are_found(image: Path, seen: tuple[Seen, Seen]) -> 
 
 @pytest.mark.slow
 def test_tor_guest_sees_the_same_but_for_the_list(image: Path) -> None:
-    one, other = (
-        compare.unpack(hosts.look(host, image, Profile.TOR_GUEST).archive) for host in hosts.two()
-    )
-    found = compare.differences(one, other)
+    dumps = [compare.unpack(each.archive) for each in look_twice(image, Profile.TOR_GUEST)]
+    for dump in dumps:
+        compare.require_complete(dump, screen=False)
+    found = compare.differences(*dumps)
     assert compare.unexplained(found, KNOWN) == []
+    assert compare.unneeded(found, KNOWN) == []

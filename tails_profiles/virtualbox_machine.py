@@ -47,9 +47,9 @@ HARMLESS = re.compile(
     | USB/DeviceFilters/.*
     | Network/Adapter\[\d+\](@(speed|bootPriority|bandwidthGroup) | /BandwidthGroup@\w+)
     | Network/Adapter\[\d+\]/NAT | Network/Adapter\[\d+\]@tracefile
-    | (UART|LPT)/Port\[\d+\]@.* | AudioAdapter(@(codec|controller|enabledIn|enabledOut|useDefault))?
-    | Clipboard | DragAndDrop | HID | Frontend/.* | IO/.* | Debugging/GuestDebug@(io|address|port)
-    | Debugging/Tracing@config | VideoCapture.* | TrustedPlatformModule@location
+    | (UART|LPT)/Port\[\d+\]@.*
+    | AudioAdapter(@(codec|controller|enabledIn|enabledOut|useDefault))? | Clipboard | DragAndDrop | HID | Frontend/.* | IO/.* | Debugging/GuestDebug@(io|address|port)
+    | Debugging/Tracing@config | VideoCapture(@(?!enabled).* | /.*)? | TrustedPlatformModule@location
     """,
     re.VERBOSE,
 )
@@ -70,7 +70,6 @@ class Machine:
     shares: tuple[ElementTree.Element, ...]
     extradata: Mapping[str, str]
     properties: frozenset[str]
-    version: tuple[int, ...]
 
 
 def parse_info(text: str) -> dict[str, str]:
@@ -106,8 +105,7 @@ def parse(info: Mapping[str, str], settings: str, extradata: str, properties: st
     """
     top = parse_xml(settings, f"the settings file {info.get('CfgFile')!r}")
     machine = top.find(f"{_NAMESPACE}Machine")
-    version = re.match(r"(\d+)\.(\d+)", top.get("version", ""))
-    if machine is None or version is None:
+    if machine is None:
         raise AuditError(
             f"the settings file {info.get('CfgFile')!r} holds no machine",
             hint="an encrypted machine cannot be read",
@@ -118,15 +116,17 @@ def parse(info: Mapping[str, str], settings: str, extradata: str, properties: st
         item.get("name", ""): item.get("value", "")
         for item in machine.findall("ExtraData/ExtraDataItem")
     }
-    hardware = machine.find("Hardware")
     return Machine(
         info,
         dict(_flatten(machine, "")),
-        () if hardware is None else tuple(hardware.findall("StorageControllers/*")),
-        () if hardware is None else tuple(hardware.findall("SharedFolders/*")),
+        # Older settings have them beside the hardware.
+        (
+            *machine.findall("Hardware/StorageControllers/*"),
+            *machine.findall("StorageControllers/*"),
+        ),
+        tuple(machine.findall("Hardware/SharedFolders/*")),
         {**parse_extradata(extradata), **own},
         parse_properties(properties),
-        tuple(int(part) for part in version.groups()),
     )
 
 

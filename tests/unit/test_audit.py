@@ -676,6 +676,20 @@ def test_settings_file_is_read_whole(old: str, new: str, settings: list[str]) ->
     assert recorded(TOR, old=old, new=new) == settings
 
 
+def test_drives_of_older_settings_are_looked_at() -> None:
+    text = (RECORDS / "tor-guest.vbox").read_text()
+    start, end = text.index("<StorageControllers>"), text.index("</StorageControllers>") + 21
+    moved = text[:start] + text[end:].replace("</Hardware>", f"</Hardware>{text[start:end]}")
+    said = virtualbox_machine.parse_info((RECORDS / "tor-guest.info").read_text())
+
+    def named(settings: str) -> list[str]:
+        machine = virtualbox_machine.parse(said, settings, "", "")
+        return [each.setting for each in audit_virtualbox.audit("vm", machine, None).deviations]
+
+    assert named(moved) == []
+    assert named(moved.replace('type="DVD"', 'type="HardDisk"')) == ["IDE port 0 device 0"]
+
+
 def test_properties_that_the_front_end_left_are_named() -> None:
     left = "/VirtualBox/HostInfo/VBoxVer = '7.2.22' @ 2026-11-25\n/VirtualBox/x = 'y' @ 2026\n"
     assert recorded(TOR, properties=left) == ["guest property /VirtualBox/HostInfo/VBoxVer"]

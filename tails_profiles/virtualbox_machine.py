@@ -48,8 +48,10 @@ HARMLESS = re.compile(
     | Network/Adapter\[\d+\](@(speed|bootPriority|bandwidthGroup) | /BandwidthGroup@\w+)
     | Network/Adapter\[\d+\]/NAT | Network/Adapter\[\d+\]@tracefile
     | (UART|LPT)/Port\[\d+\]@.*
-    | AudioAdapter(@(codec|controller|enabledIn|enabledOut|useDefault))? | Clipboard | DragAndDrop | HID | Frontend/.* | IO/.* | Debugging/GuestDebug@(io|address|port)
-    | Debugging/Tracing@config | VideoCapture(@(?!enabled).* | /.*)? | TrustedPlatformModule@location
+    | AudioAdapter(@(codec|controller|enabledIn|enabledOut|useDefault))?
+    | Clipboard | DragAndDrop | HID | Frontend/.* | IO/.* | Debugging/GuestDebug@(io|address|port)
+    | Debugging/Tracing@config | VideoCapture(@(?!enabled).* | /.*)?
+    | TrustedPlatformModule@location
     """,
     re.VERBOSE,
 )

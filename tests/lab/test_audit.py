@@ -141,6 +141,7 @@ ROWS: Sequence[tuple[Profile, str, str, str, Opens]] = [
     (APP, "<on_reboot>destroy", "<on_reboot>restart", "on_reboot", CHANNEL),
     # what the guest learns
     (APP, "<cpu mode='custom'.*?</cpu>", "<cpu mode='host-passthrough'/>", "cpu@mode", IDENTITY),
+    (APP, "machine='pc-q35-7.2'", "machine='pc-i440fx-7.2'", "os/type@machine", IDENTITY),
     (APP, "Nehalem", "Westmere", "cpu/model", IDENTITY),
     (APP, "<feature policy='disable' name='hypervisor'/>", "", "cpu/feature[hypervisor]", IDENTITY),
     (APP, "<hidden state='on'/>", "<hidden state='off'/>", "features/kvm/hidden@state", IDENTITY),

@@ -2,6 +2,7 @@
 """The setting as a user meets it: stock-shaped greeter, installed wrapper, AT-SPI from outside."""
 
 import itertools
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,17 @@ import pytest
 
 from greeter_plugin import words
 from greeter_plugin.capability import Obstacle, judge
-from greeter_plugin.model import Choice, Folders, KeptFiles, parse, serialize
+from greeter_plugin.model import (
+    Choice,
+    DamagedFileError,
+    Folders,
+    KeptFiles,
+    parse,
+    serialize,
+)
 from greeter_plugin.words import Words
 
-from .test_model import GOOD
+from .test_model import GOOD, damaged
 from .test_words import LANGUAGES, locales
 from .world import HEIGHT, WIDTH, Greeter, role_of, until
 
@@ -181,6 +189,31 @@ def test_damaged_file_means_defaults_and_a_visible_warning(start: Start, data: b
     greeter.shot("damaged")
     assert login(greeter) == LOGIN
     assert (greeter.storage / "tails.isolation").read_bytes() == data
+
+
+def test_greeter_survives_random_files_and_shows_what_their_grammar_says(start: Start) -> None:
+    greeter = start()
+    generator = random.Random(11)
+    file = greeter.storage / "tails.isolation"
+    file.write_bytes(serialize(Choice(enabled=True)))
+    greeter.tell(f"unlock {greeter.storage}")
+    seen = set()
+    for _ in range(100):
+        data = damaged(generator)
+        file.write_bytes(data)
+        greeter.tell("reload")
+        try:
+            choice = parse(data)
+        except DamagedFileError:
+            continue
+        # Once damaged, the warning stays until the user chooses something.
+        expected = Words().value(choice, judge(GOOD), None)
+        row = greeter.find("list item", description=HANDLE)
+        until(lambda: row.get_name().endswith(expected), expected)  # noqa: B023
+        seen.add(expected)
+    assert seen == {words.ON, words.ON_I2P, words.OFF}
+    assert "Traceback" not in greeter.journal
+    assert file.read_bytes() == data
 
 
 def test_storage_that_vanishes_half_way_asks_before_starting_without(start: Start) -> None:

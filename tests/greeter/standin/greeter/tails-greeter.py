@@ -33,6 +33,9 @@ def command(source, _condition, application) -> bool:
         # As tpsd does: the storage's directory is mounted over the greeter's.
         os.system(f"mount --bind {argument} {config.persistent_settings_dir}")
         application.mainwindow.unlocked()
+    elif word == "reload":
+        # The same once more, as if a storage with other content had been unlocked.
+        application.mainwindow.unlocked()
     elif word == "vanish":
         os.system(f"umount --lazy {config.persistent_settings_dir}")
         os.system(f"mount -t tmpfs -o ro,mode=0 tmpfs {config.persistent_settings_dir}")

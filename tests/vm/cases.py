@@ -19,7 +19,7 @@ from tails_profiles.launch import GuestPlan
 from tails_profiles.profile import Profile
 from tails_profiles.settings import Feature, Share
 from tails_profiles.shares import FOLDERS
-from tests.vm.image import MASKED, Absent, Edited, File
+from tests.vm.image import MASKED, Absent, Edited, File, Layer
 from tests.vm.machine import Machine
 from tests.vm.single import Argv, Single, Spec, disk
 
@@ -111,9 +111,13 @@ def enter_leads_back(machine: Single) -> None:
     assert "QUARANTINE" in machine.console_text()
 
 
-def without_tor_account(text: str) -> str:
-    """passwd or shadow of a machine without Tor's account."""
-    return "".join(line for line in text.splitlines(keepends=True) if c.TOR_USER not in line)
+def without_account(name: str) -> Layer:
+    """passwd and shadow of a machine without an account."""
+
+    def change(text: str) -> str:
+        return "".join(line for line in text.splitlines(keepends=True) if name not in line)
+
+    return {f"etc/{file}": Edited(change) for file in ("passwd", "shadow")}
 
 
 def corrupt_disk() -> bytes:
@@ -137,7 +141,6 @@ def _cases() -> tuple[Case, ...]:
     )
     stray = replace(second, name="uplink", mac=c.TOR_UPLINK_MAC)
     app_disk = disk(settings.defaults(Profile.APP_GUEST))
-    accounts = {f"etc/{name}": Edited(without_tor_account) for name in ("passwd", "shadow")}
     app = Profile.APP_GUEST
     wrong = "its value is none of those it may have"
     dead = "tails-profiles-tor-guest.target is not being started"
@@ -159,8 +162,12 @@ def _cases() -> tuple[Case, ...]:
              ("nft refused tor-guest-tcp.uplink.nft",), "ruleset"),
         Case(Spec("nft-missing", layer={"usr/sbin/nft": Absent()}),
              ("QUARANTINE",), "ruleset"),
-        Case(Spec("tor-s-account-missing", layer=accounts),
+        Case(Spec("tor-s-account-missing", layer=without_account(c.TOR_USER)),
              ("nft refused tor-guest-tcp.nft",), "ruleset"),
+        Case(Spec("i2p-s-account-missing", Profile.I2P_GUEST, layer=without_account(c.I2P_USER)),
+             ("nft refused i2p-guest.nft",), "ruleset"),
+        Case(Spec("i2p-without-first-routers", Profile.I2P_GUEST),
+             ("where the first I2P routers come from", "--reseed FILE"), "i2p"),
         Case(Spec("generator-masked",
                   layer={"etc/systemd/system-generators/tails-profiles-generator": MASKED}),
              (dead,), "token"),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What real guests cost: the boot of tor-guest, its memory, and a page through both guests.
+"""What real guests cost: the boot of tor-guest, the gateways' memory, a page through both guests.
 
-``python3 -m tests.bench.bench_guests`` prints every figure and fails where one is beyond its limit.
+``python3 -m tests.bench.bench_guests`` prints every figure and fails where one is beyond its limit;
+words after it (boot, memory, i2p, throughput) choose.
 Without hardware virtualization a boot takes a minute of one processor: figures are processor time
 of the machine's process, which other work on the host changes least.
 """
@@ -18,13 +19,16 @@ from pathlib import Path
 from scapy.all import Ether  # type: ignore[attr-defined]
 
 from tails_profiles import constants as c
+from tails_profiles import settings, settings_disk
 from tails_profiles.launch import GuestPlan
+from tails_profiles.profile import Profile
+from tests.lab import i2pnet
 from tests.lab.tornet import PAGE, WEB
 from tests.vm import image
 from tests.vm.guests import Guests
-from tests.vm.image import TOR_ADDITIONS, File
+from tests.vm.image import I2P_ADDITIONS, TOR_ADDITIONS, File
 from tests.vm.machine import Machine, read_capture
-from tests.vm.single import Single, Spec
+from tests.vm.single import SEED, Single, Spec
 from tests.vm.world import World
 
 BOOT_LIMIT = 0.7
@@ -32,8 +36,8 @@ MEMORY_LIMIT = 320
 THROUGHPUT_LIMIT = 0.95
 #: MiB, from the largest; the first that fails ends the row.
 MEMORY_STEPS = (320, 288, 256, 224, 192)
-#: MiB that a process holds while tor-guest works: what the real network's consensus and
-#: descriptors take in Tor beyond those of a private network of seven relays.
+#: MiB that a process holds while a gateway works: what the real network's consensus and
+#: descriptors take in Tor, or its routers in i2pd, beyond those of a private network of a few.
 BALLAST = 100
 FILE_MIB = 4
 ROUNDS = 5
@@ -74,7 +78,7 @@ class Measure:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.world = World(directory, "m")
+        self.world = World(directory, "m", i2p=True)
 
     def machine(self, name: str, change: Callable[[GuestPlan], GuestPlan]) -> Single:
         layer = {TOR_ADDITIONS: File(self.world.network.client_torrc() + DIRECT)}
@@ -89,6 +93,25 @@ class Measure:
             machine.wait_for_words("tor-guest ready")
             return machine.cpu_seconds()
 
+    def i2p_machine(self, size: int) -> Single:
+        """i2p-guest with this memory, knowing the private network's routers."""
+        network = self.world.i2p
+        assert network is not None
+        bundle = self.directory / "reseed.zip"
+        network.bundle(bundle)
+        asked = replace(
+            settings.defaults(Profile.I2P_GUEST), i2p=settings.I2pSettings(reseed="bundle")
+        )
+        spec = Spec(
+            f"memory-i2p-{size}",
+            Profile.I2P_GUEST,
+            change=with_memory(size),
+            disk=settings_disk.build(settings.serialize(asked), SEED, bundle.read_bytes()),
+            layer={I2P_ADDITIONS: File(network.additions)},
+            namespace=self.world.namespace,
+        )
+        return Single(spec, self.directory / spec.name)
+
     def desktop(self) -> float:
         """Processor seconds from power-on to the desktop of an ordinary boot."""
         with self.machine("boot-ordinary", ordinary) as machine:
@@ -96,26 +119,47 @@ class Measure:
             machine.succeed("until pgrep -x openbox; do sleep 2; done", 600)
             return machine.cpu_seconds()
 
+    def i2p_works_in(self, size: int) -> bool:
+        """Whether i2p-guest fetches a page in this memory, with the ballast held beside i2pd."""
+        network = self.world.i2p
+        assert network is not None
+        with self.i2p_machine(size) as machine:
+
+            def fetch() -> str:
+                # The proxies are for app-guest: this gateway's own rules are in the way.
+                machine.execute("nft delete table inet tails_profiles")
+                proxy = f"http://{c.I2P_INNER.ip}:{c.I2P_HTTP_PORT}"
+                return machine.wait_until_succeeds(
+                    f"curl --silent --fail --max-time 60 --proxy {proxy} http://{network.site}/"
+                )
+
+            return holds(machine, "i2p-guest ready", size, fetch) == i2pnet.PAGE.strip()
+
     def works_in(self, size: int) -> bool:
         """Whether tor-guest fetches a page in this memory, with the ballast held beside Tor."""
         with self.machine(f"memory-{size}", with_memory(size)) as machine:
-            try:
-                machine.wait_for_words("tor-guest ready", 300)
-                available = machine.succeed(
-                    "awk '/^MemAvailable/ {print int($2/1024)}' /proc/meminfo"
-                )
-                print(f"   {size} MiB: ready, {available} MiB available", flush=True)
-                machine.succeed(
-                    f"echo '{HOLD}' >/run/hold.py; setsid python3 /run/hold.py >/dev/null &"
-                )
-                machine.wait_until_succeeds("test -e /run/held", 60)
+
+            def fetch() -> str:
                 permit(machine)
-                fetched = machine.succeed(direct(f"http://{WEB}/"))
-                killed = machine.execute("journalctl -b -k | grep -c 'Out of memory'")[1]
-            except (AssertionError, TimeoutError, OSError) as err:
-                print(f"   {size} MiB: {err}", flush=True)
-                return False
-            return fetched == PAGE.strip() and killed == "0"
+                return machine.succeed(direct(f"http://{WEB}/"))
+
+            return holds(machine, "tor-guest ready", size, fetch) == PAGE.strip()
+
+
+def holds(machine: Single, ready: str, size: int, fetch: Callable[[], str]) -> str | None:
+    """What a gateway fetches with the ballast held; None where its memory did not suffice."""
+    try:
+        machine.wait_for_words(ready, 300)
+        available = machine.succeed("awk '/^MemAvailable/ {print int($2/1024)}' /proc/meminfo")
+        print(f"   {size} MiB: ready, {available} MiB available", flush=True)
+        machine.succeed(f"echo '{HOLD}' >/run/hold.py; setsid python3 /run/hold.py >/dev/null &")
+        machine.wait_until_succeeds("test -e /run/held", 60)
+        fetched = fetch()
+        killed = machine.execute("journalctl -b -k | grep -c 'Out of memory'")[1]
+    except (AssertionError, TimeoutError, OSError) as err:
+        print(f"   {size} MiB: {err}", flush=True)
+        return None
+    return fetched if killed == "0" else None
 
 
 def permit(machine: Machine) -> None:
@@ -142,14 +186,14 @@ def boots(measure: Measure) -> bool:
     return ratio <= BOOT_LIMIT
 
 
-def memory(measure: Measure) -> bool:
-    """The least memory of the steps in which tor-guest works."""
+def memory(name: str, works_in: Callable[[int], bool]) -> bool:
+    """The least memory of the steps in which a gateway works."""
     least = None
     for size in MEMORY_STEPS:
-        if not measure.works_in(size):
+        if not works_in(size):
             break
         least = size
-    print(f"least memory in which tor-guest works with {BALLAST} MiB held beside: {least} MiB,"
+    print(f"least memory in which {name} works with {BALLAST} MiB held beside: {least} MiB,"
           f" at most {MEMORY_LIMIT}")  # fmt: skip
     return least is not None
 
@@ -197,11 +241,16 @@ def main() -> int:
     directory.chmod(0o755)
     measure = Measure(directory)
     verdicts = {}
+    measures: dict[str, Callable[[], bool]] = {
+        "boot": lambda: boots(measure),
+        "memory": lambda: memory("tor-guest", measure.works_in),
+        "i2p": lambda: memory("i2p-guest", measure.i2p_works_in),
+        "throughput": lambda: throughput(directory / "both"),
+    }
     try:
         measure.world.start()
-        verdicts["boot"] = boots(measure)
-        verdicts["memory"] = memory(measure)
-        verdicts["throughput"] = throughput(directory / "both")
+        for name in sys.argv[1:] or measures:
+            verdicts[name] = measures[name]()
     finally:
         measure.world.close()
         shutil.rmtree(directory)

@@ -21,6 +21,7 @@ from tails_profiles import constants as c
 from tails_profiles.errors import ProfilesError
 from tails_profiles.profile import Profile
 from tails_profiles.system.interrupts import SIGNALS, Interrupts
+from tests.lab import i2pnet
 from tests.lab.tornet import AUTHORITIES, PAGE, RELAYS, WEB
 from tests.vm.guests import Guests
 from tests.vm.image import TOP
@@ -28,6 +29,7 @@ from tests.vm.machine import Machine, read_capture
 
 KEPT = TOP / ".build/demo"
 SOCKS = "curl --silent --show-error --max-time 90 --socks5-hostname 127.0.0.1:9050"
+EEPSITE = "curl --silent --show-error --max-time 90 --fail --proxy http://127.0.0.1:4444"
 #: On the real network: a page that says whether it was reached through Tor.
 CHECK = "http://check.torproject.org/api/ip"
 #: Some of Tor's directory authorities (its src/app/config/auth_dirs.inc). Where none of them can
@@ -91,30 +93,41 @@ class Demo:
         if not self._internet:
             self._show.heading("a private Tor network and a web server, in network namespaces")
             self._show.word("three authorities, four exits; nothing but an exit reaches the server")
+        if self._guests.world.i2p is not None:
+            self._show.word("and a private I2P network: five routers, a site behind one of them")
         self._guests.prepare()
-        self._show.heading("tails-profiles host start: tor-guest, then app-guest")
+        self._show.heading(
+            "tails-profiles host start: tor-guest, "
+            f"{'i2p-guest, ' if self._guests.world.i2p else ''}then app-guest"
+        )
         self._guests.start()
         self._gate()
         self._show.word("app-guest: booting to its desktop, which no serial port tells of")
         self._guests.app.wait_for_unit("display-manager.service", 600)
         self._roles()
         self._page()
+        if self._guests.world.i2p is not None:
+            self._site(self._guests.world.i2p)
         if self._wants_pictures:
             self._pictures()
         self._attempts()
         self._uplink()
+        if self._guests.world.i2p is not None:
+            self._uplink_of_i2p()
         self._without_tor()
 
     def _gate(self) -> None:
         self._show.heading("the link gate")
-        self._show.fact(
-            'tor-guest\'s uplink was unplugged until it said "firewall"',
-            good="tor-guest: firewall" in self._guests.said,
-        )
+        for name in (name for name in self._guests.machines if name.is_gateway):
+            self._show.fact(
+                f'{name}\'s uplink was unplugged until it said "firewall"',
+                good=f"{name}: firewall" in self._guests.said,
+            )
 
     def _roles(self) -> None:
-        self._show.heading("one image, two profiles")
-        for machine in (self._guests.tor, self._guests.app):
+        machines = self._guests.machines
+        self._show.heading(f"one image, {len(machines)} profiles")
+        for machine in machines.values():
             said = machine.succeed("tails-profiles status | head -1").split()[-1]
             xorg = machine.execute("pgrep Xorg")[0] == 0
             self._show.fact(
@@ -137,6 +150,34 @@ class Demo:
         self._show.fact(
             f"the web server's log: {visitor}, an exit of the Tor network", good=visitor in RELAYS
         )
+
+    def _site(self, network: i2pnet.I2pNetwork) -> None:
+        self._show.heading(f"http://{i2pnet.NAME}/, a site of I2P, through i2p-guest")
+        # The first page waits for its tunnels.
+        text = self._guests.app.wait_until_succeeds(f"{EEPSITE} http://{i2pnet.NAME}/")
+        self._show.fact(f"app-guest received: {text}", good=text == i2pnet.PAGE.strip())
+        visitor = network.visitors()[-1]
+        self._show.fact(
+            f"the site's log: {visitor[:16]}….b32.i2p, a destination of this start alone",
+            good=visitor.endswith(".b32.i2p"),
+        )
+        through_tor = self._guests.app.execute(
+            f"{SOCKS.replace('--max-time 90', '--max-time 20')} --fail http://{i2pnet.NAME}/"
+        )[0]
+        self._show.fact("through tor-guest it does not come", good=through_tor != 0)
+
+    def _uplink_of_i2p(self) -> None:
+        self._show.heading("everything that i2p-guest sent on its uplink since power-on")
+        frames = self._guests.i2p.frames_so_far("uplink")
+        sent = [frame for frame in frames if frame[Ether].src == c.I2P_UPLINK_MAC]
+        routers = [f for f in sent if IP in f and f[IP].dst in i2pnet.ROUTERS]
+        arp = [f for f in sent if ARP in f]
+        self._show.fact(
+            f"{len(routers)} frames to I2P routers, {len(arp)} of ARP with the router",
+            good=bool(routers),
+        )
+        rest = len(sent) - len(routers) - len(arp)
+        self._show.fact(f"{rest} of anything else", good=rest == 0)
 
     def _pictures(self) -> None:
         """Both screens while all is well: the page in a terminal, and Tor's monitor."""
@@ -257,9 +298,11 @@ def carry_out(demo: Demo, guests: Guests, show: Show, chosen: argparse.Namespace
 def main() -> int:
     """Show it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="demo")
-    for option in ("internet", "interactive", "keep"):
+    for option in ("internet", "i2p", "interactive", "keep"):
         parser.add_argument(f"--{option}", action="store_true")
     chosen = parser.parse_args()
+    if chosen.internet and chosen.i2p:
+        parser.error("--i2p needs first routers, which the real network has: see docs/i2p.md")
     if chosen.internet and not internet_is_there():
         print("demo: FAILED: none of Tor's directory authorities can be reached from here; is"
               " there an internet connection, and is Tor allowed on it?")  # fmt: skip
@@ -267,7 +310,7 @@ def main() -> int:
     show = Show()
     guests = Guests(
         Path(tempfile.mkdtemp(prefix="tails-profiles-demo-", dir="/var/tmp")),
-        show.word, private=not chosen.internet,
+        show.word, private=not chosen.internet, i2p=chosen.i2p,
     )  # fmt: skip
     shutil.rmtree(KEPT, ignore_errors=True)
     demo = Demo(guests, show, internet=chosen.internet, pictures=chosen.keep)

@@ -34,18 +34,19 @@ def lists() -> dict[str, set[str]]:
     }
 
 
-def start() -> subprocess.Popen[str]:
+def start(*options: str) -> subprocess.Popen[str]:
     """The demo in a session of its own, as a terminal has it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.vm.demo"], cwd=TOP, stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "tests.vm.demo", *options], cwd=TOP, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_demo_shows_everything_and_leaves_nothing() -> None:
+@pytest.mark.parametrize("options", [(), ("--i2p",)], ids=["tor", "i2p"])
+def test_demo_shows_everything_and_leaves_nothing(options: tuple[str, ...]) -> None:
     before = lists()
-    with start() as demo:
+    with start(*options) as demo:
         output, _ = demo.communicate()
     assert demo.returncode == 0, output
     assert output.endswith("demo: everything was as it should be\n"), output
@@ -53,6 +54,7 @@ def test_demo_shows_everything_and_leaves_nothing() -> None:
     for words in ("an exit of the Tor network", "no answer", "0 of anything else",
                   "with tor-guest's Tor stopped"):  # fmt: skip
         assert words in output
+    assert ("a destination of this start alone" in output) == ("--i2p" in options)
     assert lists() == before
 
 

@@ -396,7 +396,7 @@ def test_without_one_the_guest_sees_the_host_s_disk_and_the_user_is_told(world: 
 
 #: What somebody tries who took a machine's process; OWN is its folder, SOURCES are the users'.
 ESCAPED = """
-import json, os, stat, sys
+import json, os, stat, subprocess
 done = {}
 def attempt(name, call):
     try:
@@ -405,7 +405,8 @@ def attempt(name, call):
     except OSError as err:
         done[name] = err.strerror
 def both(path, mode):
-    open(path, 'w').close()
+    with open(path, 'w') as file:
+        file.write('#!/bin/sh\\n')
     os.chmod(path, mode)
 for number, path in enumerate(SOURCES):
     attempt(f'source {number}', lambda: os.listdir(path))
@@ -420,7 +421,7 @@ attempt('char', lambda: os.mknod('char', stat.S_IFCHR | 0o666, os.makedev(1, 3))
 attempt('link', lambda: os.symlink(SECRET, 'link'))
 attempt('through link', lambda: open('link').read())
 attempt('program', lambda: both('program', 0o6755))
-attempt('run', lambda: os.execv('program', ['program']))
+attempt('run', lambda: subprocess.run(['./program'], check=True))
 print(json.dumps(done))
 """
 

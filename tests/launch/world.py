@@ -193,7 +193,9 @@ class World:
             if not entry.name.isdecimal() or int(entry.name) == os.getpid():
                 continue
             try:
-                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                words = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
                 same = (entry / "ns/net").stat().st_ino == here
             except OSError:
                 continue  # it ended meanwhile

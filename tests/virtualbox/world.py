@@ -158,7 +158,12 @@ class VirtualBox:
             if entry.name.isdecimal():
                 try:
                     same = (entry / "ns/pid").readlink() == here
-                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    words = (
+                        (entry / "cmdline")
+                        .read_bytes()
+                        .replace(b"\0", b" ")
+                        .decode(errors="replace")
+                    )
                 except OSError:
                     continue  # it ended meanwhile
                 if same and name in words and int(entry.name) != self.pid:

@@ -212,7 +212,8 @@ def test_state_is_on_i2p_guests_first_screen_and_in_its_status(guests: Guests) -
 
 
 def test_image_s_own_router_never_ran(guests: Guests) -> None:
-    assert guests.i2p.succeed("pgrep -xc i2pd") == "1"
+    # Its first thread has another name.
+    assert guests.i2p.succeed("pgrep -fc ^/usr/bin/i2pd") == "1"
     for unit, times in (("i2pd", "0"), ("tails-profiles-i2p", "1")):
         said = f"journalctl -b --no-pager -u {unit} -o cat"
         assert guests.i2p.succeed(f"{said} | grep -c 'i2pd v.*starting' || true") == times
@@ -389,9 +390,9 @@ def test_proxies_lead_nowhere_but_into_i2p(guests: Guests) -> None:
 
 
 def test_router_that_is_killed_comes_back_and_nothing_else_leaves(guests: Guests) -> None:
-    killed = guests.i2p.succeed("pgrep -x i2pd")
+    killed = guests.i2p.succeed("pgrep -f ^/usr/bin/i2pd")
     guests.i2p.succeed(f"kill -KILL {killed}")
-    guests.i2p.wait_until_succeeds(f"pgrep -x i2pd | grep -vx {killed}")
+    guests.i2p.wait_until_succeeds(f"pgrep -f ^/usr/bin/i2pd | grep -vx {killed}")
     answer = guests.app.wait_until_succeeds(f"{CURL} --fail {HTTP} http://{NAME}/", 600)
     assert answer == PAGE.strip()
 

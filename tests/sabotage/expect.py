@@ -11,6 +11,8 @@ QUARANTINE = "tails-profiles-quarantine.target"
 #: A link that no profile has: what would the image do with it?
 OTHER_LINK = {"eth0": "52:54:00:12:34:56"}
 DEAD_GENERATOR = {"etc/systemd/system-generators/tails-profiles-generator": "#!/bin/sh\nexit 1\n"}
+#: First routers of the image's makers, none in fact: without any i2p-guest ends in quarantine.
+I2P_BUNDLE = {"usr/share/i2pd/tails-profiles/reseed.zip": ""}
 #: A stronger one than ours, so that the boot's target is the image's own.
 MANAGERS = ("NetworkManager.service", "networking.service", "systemd-networkd.service")
 #: What an image could say in /etc: what it says there replaces the list that we write in /run.

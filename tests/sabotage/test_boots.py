@@ -17,6 +17,7 @@ from tests.sabotage.expect import (
     BAD,
     DEAD_GENERATOR,
     I2P,
+    I2P_BUNDLE,
     MANAGES_ALL,
     OTHER_LINK,
     QUARANTINE,
@@ -62,7 +63,7 @@ def test_without_a_token_the_manager_raises_the_link_as_always(work: Path) -> No
 def test_token_raises_the_links_of_its_profile_with_their_rules(
     dmi: dict[str, bytes], links: dict[str, str], names: list[str], tables: set[str], work: Path
 ) -> None:
-    with Boot(Machine(dmi=dmi, links=links), work) as boot:
+    with Boot(Machine(dmi=dmi, links=links, files=I2P_BUNDLE), work) as boot:
         boot.wait_until_settled()
         assert sorted(boot.links_up()) == names, boot.journal()
         assert boot.tables() == {

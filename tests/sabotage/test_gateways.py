@@ -15,6 +15,7 @@ from scapy.all import ARP, Ether  # type: ignore[attr-defined]
 
 from tests.lab.dhcp import answer_requests, is_request, reply
 from tests.sabotage.boot import FACTOR, I2P_LINKS, LEASE, TOR_LINKS, Boot, Machine
+from tests.sabotage.expect import I2P_BUNDLE
 
 pytestmark = [pytest.mark.lab, pytest.mark.boots]
 
@@ -42,10 +43,6 @@ def server(answer: Callable[[Any], Sequence[bytes]]) -> Iterator[None]:
         sock.close()
 
 
-# First routers of the image's makers, none in fact: nothing is looked for online.
-BUNDLE = {"usr/share/i2pd/tails-profiles/reseed.zip": ""}
-
-
 def wait_until(boot: Boot, condition: str) -> None:
     deadline = time.monotonic() + 30 * FACTOR
     while boot.execute(condition)[0] != 0:
@@ -65,7 +62,7 @@ def wait_until_said(boot: Boot, terminal: str, words: str) -> None:
 def test_gateway_without_a_settings_disk_gets_its_network_from_a_lease(
     dmi: dict[str, bytes], links: dict[str, str], work: Path
 ) -> None:
-    machine = Machine(dmi=dmi, links=links, files=BUNDLE if dmi is I2P else {})
+    machine = Machine(dmi=dmi, links=links, files=I2P_BUNDLE if dmi is I2P else {})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
         wait_until(boot, f"systemctl is-active --quiet {LEASE}")
         (route,) = json.loads(boot.succeed("ip -json route show default"))
@@ -120,7 +117,7 @@ IMAGES_OWN = {
 
 
 def test_i2p_guest_runs_a_router_with_our_configuration_alone(work: Path) -> None:
-    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **BUNDLE})
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **I2P_BUNDLE})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
         wait_until(boot, "systemctl is-active --quiet tails-profiles-i2p.service")
         assert not boot.is_active("i2pd.service")
@@ -141,7 +138,7 @@ def test_i2p_guest_runs_a_router_with_our_configuration_alone(work: Path) -> Non
 
 
 def test_i2p_guest_opens_two_ports_and_says_how_far_it_is(work: Path) -> None:
-    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **BUNDLE})
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **I2P_BUNDLE})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
         wait_until_said(boot, "ttyS0", "tails-profiles 1 i2p-guest starting")
         listens = "ss -Hnlt | grep -q 10.1.3.1:4447"
@@ -156,7 +153,7 @@ def test_i2p_guest_opens_two_ports_and_says_how_far_it_is(work: Path) -> None:
 
 
 def test_request_for_a_new_destination_signals_the_router(work: Path) -> None:
-    machine = Machine(dmi=I2P, links=I2P_LINKS, files=BUNDLE)
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files=I2P_BUNDLE)
     ask = (
         'python3 -c \'import socket; made = socket.create_connection(("10.1.3.1", 4448), 20);'
         " print(made.makefile().readline())'"
@@ -188,7 +185,7 @@ def test_router_that_gives_up_is_told_to_the_host(work: Path) -> None:
             "[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=0\n"
         ),
     }
-    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**broken, **BUNDLE})
+    machine = Machine(dmi=I2P, links=I2P_LINKS, files={**broken, **I2P_BUNDLE})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
         wait_until_said(boot, "ttyS0", "tails-profiles 1 i2p-guest failed i2p")
 

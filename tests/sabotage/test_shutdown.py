@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.sabotage.boot import APP_LINKS, FACTOR, I2P_LINKS, TOR_LINKS, Boot, Machine
-from tests.sabotage.expect import APP, BAD, I2P, TOR, quarantined
+from tests.sabotage.expect import APP, BAD, I2P, I2P_BUNDLE, TOR, quarantined
 
 pytestmark = [pytest.mark.lab, pytest.mark.boots]
 
@@ -105,7 +105,7 @@ def test_rules_that_are_flushed_when_their_unit_stops_let_it_send(work: Path) ->
 def test_power_button_is_answered_in_time(
     dmi: dict[str, bytes], links: dict[str, str], work: Path
 ) -> None:
-    with Boot(Machine(dmi=dmi, links=links), work) as boot:
+    with Boot(Machine(dmi=dmi, links=links, files=I2P_BUNDLE), work) as boot:
         if dmi is BAD:
             quarantined(boot, reason="token")
         boot.wait_until_settled()

@@ -274,7 +274,8 @@ def test_without_our_drop_in_that_manager_raises_the_link_before_its_rules(work:
         assert boot.frames() != []
 
 
-# A program of the image that manages a firewall of its own, and begins by removing what is there.
+# A program of the image that manages a firewall of its own: it removes what is there, once
+# a boot. Quarantine wants sysinit.target again, and would start anew what has ended.
 FLUSHER = """\
 [Unit]
 DefaultDependencies=no
@@ -282,6 +283,7 @@ After=tails-profiles-firewall.service
 Before=tails-profiles-links.service
 [Service]
 Type=oneshot
+RemainAfterExit=yes
 ExecStart=/usr/sbin/nft flush ruleset
 """
 FLUSHED: dict[str, str | None] = {

@@ -133,14 +133,17 @@ def gpg_locks() -> None:
         run("gpgconf", "--kill", "all", GNUPGHOME=str(where))
     importers = [
         subprocess.Popen(["gpg", "--batch", "--import"], stdin=subprocess.PIPE, env=ENVIRONMENT,
-                         stderr=subprocess.DEVNULL)
+                         stderr=subprocess.PIPE)
         for _ in exported
     ]  # fmt: skip
     for importer, text in zip(importers, exported, strict=True):
         assert importer.stdin is not None
         importer.stdin.write(text.encode())
         importer.stdin.close()
-    assert [importer.wait(300) for importer in importers] == [0] * 8
+    for importer in importers:
+        assert importer.stderr is not None
+        said = importer.stderr.read().decode(errors="replace")
+        assert importer.wait(300) == 0, said
     listed = run("gpg", "--list-keys", "--with-colons")
     assert listed.count("\npub:") == 9, listed
     run("gpgconf", "--kill", "all")

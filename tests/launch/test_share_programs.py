@@ -13,7 +13,7 @@ from tails_profiles.shares import MOUNT_OPTIONS
 from tests.launch import programs_in_a_share as programs
 from tests.launch.sharing import Sharing, app_guest_alone, unchanged
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
 CHECKS = [check.__name__ for check in (*programs.FIRST, *programs.SECOND)]
 

@@ -25,19 +25,33 @@ PACKAGES = (
 
 def base(suite: str = SUITES[0], extra: Sequence[str] = ()) -> Path:
     """The Debian system without our packages, and with ``extra`` ones; built when missing."""
-    packages = (*PACKAGES, *extra)
+    return debian("root", suite, (*PACKAGES, *extra))
+
+
+def debian(
+    name: str,
+    suite: str,
+    packages: Sequence[str],
+    components: str = "main",
+    options: Sequence[str] = (),
+) -> Path:
+    """A root directory of Debian below ``.build``, built when missing.
+
+    It is called ``name`` and a hash of suite and packages. ``options`` are more of mmdebstrap's.
+    """
     key = hashlib.sha256(" ".join((suite, *packages)).encode()).hexdigest()[:16]
-    tree = BUILD / f"root-{key}"
+    tree = BUILD / f"{name}-{key}"
     if tree.is_dir():
         return tree
-    part = BUILD / f"root-{key}.part"
+    part = BUILD / f"{name}-{key}.part"
     if part.exists():
         _run("rm", "-rf", "--one-file-system", str(part))
     print(f"making a Debian {suite} root directory, about a minute", flush=True)
     # In its own mount namespace: whatever mmdebstrap mounts ends with it.
     _run(
         "unshare", "--mount", "--propagation", "private", "mmdebstrap", "--mode=root", "--quiet",
-        "--variant=apt", "--components=main", '--aptopt=Apt::Install-Recommends "false"',
+        "--variant=apt", f"--components={components}", *options,
+        '--aptopt=Apt::Install-Recommends "false"',
         "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*", f"--include={','.join(packages)}",
         suite, str(part),

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.vm.cases import CASES, QUARANTINE, Case
-from tests.vm.image import TOP
+from tests.vm.fixtures import EVIDENCE, kept_when_raised
 from tests.vm.single import Single
 
 pytestmark = pytest.mark.vm
 
-EVIDENCE = TOP / ".build/failed"
 #: Machines at once: one for each processor of the smallest machine that this runs on.
 AT_ONCE = 2
 ALL = {case.spec.name: case for case in CASES}
@@ -66,7 +65,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
 
 def judge(case: Case, machine: Single) -> float:
     """See that a boot ends as it must; returns its seconds of processor time."""
-    try:
+    with kept_when_raised(machine.keep_evidence, EVIDENCE / machine.name):
         in_quarantine(machine, case)
         case.then(machine)
         seconds = machine.cpu_seconds()
@@ -74,10 +73,6 @@ def judge(case: Case, machine: Single) -> float:
         for link in machine.links:
             frames = machine.frames(link)
             assert frames == [], f"{link}: {[frame.summary() for frame in frames]}"
-    except BaseException as err:
-        machine.keep_evidence(EVIDENCE / machine.name)
-        err.add_note(f"kept in {EVIDENCE / machine.name}")
-        raise
     return seconds
 
 

@@ -8,11 +8,9 @@ the end.
 
 import base64
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from scapy.all import ARP, IP, TCP, UDP, Ether, Packet  # type: ignore[attr-defined]
@@ -23,14 +21,15 @@ from tails_profiles.profile import Profile
 from tests.lab.i2pnet import NAME, PAGE, PORT, ROUTERS, I2pNetwork
 from tests.lab.tornet import AUTHORITIES, RELAYS, WEB
 from tests.lab.tornet import PAGE as TOR_PAGE
+from tests.vm import fixtures
+from tests.vm.fixtures import kept_when_failed, prepared_guests
 from tests.vm.guests import Guests
-from tests.vm.image import TOP
 from tests.vm.machine import Machine
 
 # Three guests need eight minutes on two busy cores.
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
-EVIDENCE = TOP / ".build/failed/i2p"
+EVIDENCE = fixtures.EVIDENCE / "i2p"
 CURL = "curl --silent --show-error --max-time 60"
 HTTP, SOCKS = "--proxy http://127.0.0.1:4444", "--socks5-hostname 127.0.0.1:4447"
 TOR = "--socks5-hostname 127.0.0.1:9050"
@@ -46,28 +45,16 @@ BLOCKED_PORT, FREED_PORT = 9050, 9062
 
 @pytest.fixture(scope="module")
 def guests() -> Iterator[Guests]:
-    # On a path that another user may enter: machines do not run as root.
-    made = Guests(Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp")), i2p=True)
-    try:
-        made.prepare()
+    with prepared_guests(EVIDENCE, i2p=True) as made:
         made.start()
         made.app.wait_for_target("tails-profiles-app-guest.target", 600)
         yield made
-    except BaseException as err:
-        made.keep_evidence(EVIDENCE)
-        err.add_note(f"kept in {EVIDENCE}")
-        raise
-    finally:
-        made.close()
 
 
 @pytest.fixture(autouse=True)
 def evidence(request: pytest.FixtureRequest, guests: Guests) -> Iterator[None]:
-    before = request.session.testsfailed
-    yield
-    if request.session.testsfailed > before:
-        guests.keep_evidence(EVIDENCE / request.node.name)
-        print(f"kept in {EVIDENCE / request.node.name}")
+    with kept_when_failed(request, guests.keep_evidence, EVIDENCE / request.node.name):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ router that does not start at all in ``tests/sabotage/test_gateways.py``.
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +19,11 @@ from tails_profiles.profile import Profile
 from tails_profiles.settings import I2pSettings
 from tests.lab.i2pnet import ROUTERS, I2pNetwork
 from tests.vm import image
-from tests.vm.image import I2P_ADDITIONS, TOP, File
+from tests.vm.fixtures import EVIDENCE, kept_when_failed, work_directory
+from tests.vm.image import I2P_ADDITIONS, File
 from tests.vm.single import SEED, Single, Spec
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
-
-EVIDENCE = TOP / ".build/failed"
 
 
 def disk(bundle: bytes) -> bytes:
@@ -37,11 +34,8 @@ def disk(bundle: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    # On a path that QEMU's other user may enter.
-    made = Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+    with work_directory() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +58,12 @@ def machines(directory: Path) -> Iterator[dict[str, Single]]:
 
 @pytest.fixture(autouse=True)
 def evidence(request: pytest.FixtureRequest, machines: dict[str, Single]) -> Iterator[None]:
-    before = request.session.testsfailed
-    yield
-    if request.session.testsfailed > before:
+    def keep(folder: Path) -> None:
         for name, machine in machines.items():
-            machine.keep_evidence(EVIDENCE / name)
-        print(f"kept in {EVIDENCE}")
+            machine.keep_evidence(folder / name)
+
+    with kept_when_failed(request, keep, EVIDENCE):
+        yield
 
 
 def test_wrong_bundle_is_told_and_nothing_leaves(machines: dict[str, Single]) -> None:

@@ -6,11 +6,9 @@ links run outside the guests, from before power-on to after power-off.
 """
 
 import base64
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
 from scapy.all import ARP, IP, TCP, Ether  # type: ignore[attr-defined]
@@ -20,13 +18,14 @@ from tails_profiles import settings
 from tails_profiles.profile import Profile
 from tails_profiles.settings import Keyboard
 from tests.lab.tornet import AUTHORITIES, PAGE, RELAYS, WEB, run
+from tests.vm import fixtures
+from tests.vm.fixtures import kept_when_failed, prepared_guests
 from tests.vm.guests import Guests
-from tests.vm.image import TOP
 from tests.vm.machine import Machine
 
 pytestmark = pytest.mark.vm
 
-EVIDENCE = TOP / ".build/failed/main-job"
+EVIDENCE = fixtures.EVIDENCE / "main-job"
 #: For a terminal: what is typed into it, a line each.
 READ_LINES = 'while read -r line; do echo "$line" >>/tmp/typed; done'
 FETCH = f"curl --silent --show-error --max-time 90 --socks5-hostname 127.0.0.1:9050 http://{WEB}/"
@@ -34,31 +33,19 @@ FETCH = f"curl --silent --show-error --max-time 90 --socks5-hostname 127.0.0.1:9
 
 @pytest.fixture(scope="module")
 def guests() -> Iterator[Guests]:
-    # On a path that another user may enter: machines do not run as root.
-    made = Guests(Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp")))
     german = replace(
         settings.defaults(Profile.APP_GUEST),
         language="de_DE", formats="de_DE", keyboard=Keyboard(layout="de"),
     )  # fmt: skip
-    try:
-        made.prepare()
+    with prepared_guests(EVIDENCE) as made:
         made.start({Profile.APP_GUEST: german})
         yield made
-    except BaseException as err:
-        made.keep_evidence(EVIDENCE)
-        err.add_note(f"kept in {EVIDENCE}")
-        raise
-    finally:
-        made.close()
 
 
 @pytest.fixture(autouse=True)
 def evidence(request: pytest.FixtureRequest, guests: Guests) -> Iterator[None]:
-    before = request.session.testsfailed
-    yield
-    if request.session.testsfailed > before:
-        guests.keep_evidence(EVIDENCE / request.node.name)
-        print(f"kept in {EVIDENCE / request.node.name}")
+    with kept_when_failed(request, guests.keep_evidence, EVIDENCE / request.node.name):
+        yield
 
 
 @pytest.fixture(scope="module")

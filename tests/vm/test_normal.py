@@ -8,8 +8,6 @@ every "no frame" in ``test_cases``. What differs stands in
 
 import json
 import re
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +19,12 @@ from scapy.all import DHCP, Packet  # type: ignore[attr-defined]
 
 from tails_profiles.launch import GuestPlan
 from tests.sabotage.test_normal import BY_NATURE, LIFE, stated
-from tests.vm.image import TOP
+from tests.vm.fixtures import EVIDENCE, kept_when_raised, work_directory
 from tests.vm.machine import Machine
 from tests.vm.single import Single, Spec
 
 pytestmark = pytest.mark.vm
 
-EVIDENCE = TOP / ".build/failed"
 #: Where a real machine's files differ between any two boots, beside those of ``BY_NATURE``.
 ALSO_BY_NATURE = {
     r"/run/live(/.*)?": "where the image's layers are mounted: one more with ours",
@@ -104,35 +101,31 @@ def ordinary(guest: GuestPlan) -> GuestPlan:
 def boot(name: str, directory: Path, *, ours: bool) -> Seen:
     """Boot to the desktop, look, and switch off."""
     spec = Spec(name, change=ordinary, ours=ours)
-    with Single(spec, directory / name) as machine:
-        try:
-            machine.wait_for_target("graphical.target", 600)
-            machine.succeed("nm-online --timeout=120")
-            machine.wait_until_succeeds("pgrep -x openbox")
-            machine.execute("systemctl is-system-running --wait", 600)
-            seen = look(machine)
-            machine.screenshot(directory / f"{name}.png")
-            machine.power_off()
-            machine.finish()
-            own = {link.mac for link in machine.guest.links}
-            sent = [frame for link in machine.links for frame in machine.frames(link)
-                    if frame.src in own]  # fmt: skip
-            return replace(seen, sent=sent)
-        except BaseException as err:
-            machine.keep_evidence(EVIDENCE / name)
-            err.add_note(f"kept in {EVIDENCE / name}")
-            raise
+    with (
+        Single(spec, directory / name) as machine,
+        kept_when_raised(machine.keep_evidence, EVIDENCE / name),
+    ):
+        machine.wait_for_target("graphical.target", 600)
+        machine.succeed("nm-online --timeout=120")
+        machine.wait_until_succeeds("pgrep -x openbox")
+        machine.execute("systemctl is-system-running --wait", 600)
+        seen = look(machine)
+        machine.screenshot(directory / f"{name}.png")
+        machine.power_off()
+        machine.finish()
+        own = {link.mac for link in machine.guest.links}
+        sent = [frame for link in machine.links for frame in machine.frames(link)
+                if frame.src in own]  # fmt: skip
+        return replace(seen, sent=sent)
 
 
 @pytest.fixture(scope="module")
 def boots() -> Iterator[tuple[Seen, Seen]]:
     """Both boots: with our layer, and without."""
-    directory = Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp"))
-    with ThreadPoolExecutor(2) as pool:
+    with work_directory() as directory, ThreadPoolExecutor(2) as pool:
         with_us = pool.submit(boot, "ordinary-boot", directory, ours=True)
         without = pool.submit(boot, "ordinary-boot-without-us", directory, ours=False)
         yield with_us.result(), without.result()
-    shutil.rmtree(directory)
 
 
 def test_ordinary_boot_has_its_network_and_its_frames_are_seen(boots: tuple[Seen, Seen]) -> None:

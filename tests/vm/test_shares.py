@@ -6,7 +6,6 @@ network: what one session left, the next one has, and nothing of it is anywhere 
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +13,16 @@ import pytest
 
 from tails_profiles.settings import Feature
 from tails_profiles.shares import LIVE_UID, Choice
+from tests.vm import fixtures
+from tests.vm.fixtures import prepared_guests
 from tests.vm.guests import Guests
-from tests.vm.image import TOP, TOR_ADDITIONS, File
+from tests.vm.image import TOR_ADDITIONS, File
 from tests.vm.machine import Machine
 from tests.vm.single import Single, Spec
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow]
 
-EVIDENCE = TOP / ".build/failed/shares"
+EVIDENCE = fixtures.EVIDENCE / "shares"
 
 
 def folder(directory: Path, name: str, owner: int) -> Path:
@@ -33,16 +34,8 @@ def folder(directory: Path, name: str, owner: int) -> Path:
 
 @pytest.fixture(scope="module")
 def guests() -> Iterator[Guests]:
-    made = Guests(Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp")))
-    try:
-        made.prepare()
+    with prepared_guests(EVIDENCE) as made:
         yield made
-    except BaseException as err:
-        made.keep_evidence(EVIDENCE)
-        err.add_note(f"kept in {EVIDENCE}")
-        raise
-    finally:
-        made.close()
 
 
 def guards(state: str) -> set[tuple[str, str]]:

@@ -5,8 +5,6 @@ Two machines of tor-guest by themselves, before the private Tor network: one wit
 may not connect.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,14 +19,13 @@ from tails_profiles import settings
 from tails_profiles.profile import Profile
 from tails_profiles.settings import Settings, TorSettings
 from tests.lab.tornet import BRIDGE
-from tests.vm.image import TOP, TOR_ADDITIONS, File
+from tests.vm.fixtures import EVIDENCE, kept_when_failed, work_directory
+from tests.vm.image import TOR_ADDITIONS, File
 from tests.vm.machine import label_of, read_capture
 from tests.vm.single import Single, Spec, disk
 from tests.vm.world import World
 
 pytestmark = pytest.mark.vm
-
-EVIDENCE = TOP / ".build/failed"
 
 
 def prepare(name: str, world: World, directory: Path, tor: TorSettings) -> Single:
@@ -43,12 +40,10 @@ def prepare(name: str, world: World, directory: Path, tor: TorSettings) -> Singl
 @pytest.fixture(scope="module")
 def machines() -> Iterator[tuple[Single, Single]]:
     """With a bridge, and without consent; both are booting."""
-    directory = Path(tempfile.mkdtemp(prefix="tp-vm-", dir="/var/tmp"))
-    directory.chmod(0o755)
     defaults = settings.defaults(Profile.TOR_GUEST).tor
     assert defaults is not None
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, directory)
+        directory = stack.enter_context(work_directory())
         world = World(directory, "b")
         stack.callback(world.close)
         world.start()
@@ -63,12 +58,12 @@ def machines() -> Iterator[tuple[Single, Single]]:
 
 @pytest.fixture(autouse=True)
 def evidence(request: pytest.FixtureRequest, machines: tuple[Single, Single]) -> Iterator[None]:
-    before = request.session.testsfailed
-    yield
-    if request.session.testsfailed > before:
+    def keep(folder: Path) -> None:
         for machine in machines:
-            machine.keep_evidence(EVIDENCE / request.node.name)
-        print(f"kept in {EVIDENCE / request.node.name}")
+            machine.keep_evidence(folder)
+
+    with kept_when_failed(request, keep, EVIDENCE / request.node.name):
+        yield
 
 
 def sent(frames: list[Packet]) -> list[Packet]:

@@ -8,6 +8,7 @@ does stands on its kernel's command line: see ``init``.
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -31,16 +32,21 @@ def image(path: Path, **parameters: str) -> Path:
     """
     words = " ".join(f"tiny.{key}={value}" for key, value in parameters.items())
     kernel = SHARE_KERNEL if "share" in parameters else KERNEL
+    return bootable(path, system(kernel), f"quiet panic=1 {words}", _initrd(kernel))
+
+
+def bootable(path: Path, system: Path, arguments: str, initrd: bytes) -> Path:
+    """Write an image to ``path`` with the kernel of ``system``; returns ``path``."""
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
         (tree / "boot/grub").mkdir(parents=True)
         (tree / "boot/grub/grub.cfg").write_text(
-            f"set timeout=0\nlinux /vmlinuz quiet panic=1 {words}\ninitrd /initrd\nboot\n"
+            f"set timeout=0\nlinux /vmlinuz {arguments}\ninitrd /initrd\nboot\n"
         )
-        (tree / "vmlinuz").hardlink_to(system(kernel) / "vmlinuz")
-        (tree / "initrd").write_bytes(_initrd(kernel))
-        _run("grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", str(path),
-             "--modules=iso9660 linux normal biosdisk", str(tree))  # fmt: skip
+        (tree / "vmlinuz").hardlink_to(system / "vmlinuz")
+        (tree / "initrd").write_bytes(initrd)
+        run("grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", str(path),
+            "--modules=iso9660 linux normal biosdisk", str(tree))  # fmt: skip
     path.chmod(0o644)
     return path
 
@@ -51,33 +57,46 @@ def system(kernel: str = KERNEL) -> Path:
     kept = CACHE / ("tiny" if kernel == KERNEL else "tiny-share")
     if (kept / "vmlinuz").exists():
         return kept
+    with unpacked(kernel, kept) as (tree, modules):
+        for module in MODULES:
+            # Some are built into the kernel of one release, and modules in the next.
+            for found in tree.rglob(f"{module}.ko*"):
+                unpack(found, modules / f"{module}.ko")
+    return kept
+
+
+@contextmanager
+def unpacked(kernel: str, kept: Path) -> Iterator[tuple[Path, Path]]:
+    """The files of a kernel's package, and a directory for modules out of it.
+
+    Afterwards ``kept`` holds the kernel (``vmlinuz``), ``modules`` and a static ``busybox``: all of
+    them or, after an error, none.
+    """
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept) as name:
         work = Path(name)
+        tree, modules = work / "tree", work / "modules"
         for package in (_concrete(kernel), "busybox-static"):
-            _run("apt-get", "-q", "download", package, cwd=work)
+            run("apt-get", "-q", "download", package, cwd=work)
         for deb in work.glob("*.deb"):
-            _run("dpkg-deb", "-x", str(deb), str(work / "tree"))
-        (work / "modules").mkdir()
-        for module in MODULES:
-            # Some are built into the kernel of one release, and modules in the next.
-            for found in (work / "tree").rglob(f"{module}.ko*"):
-                _unpack(found, work / "modules" / f"{module}.ko")
-        _unpack(work / "tree/bin/busybox", work / "busybox")
-        _unpack(next((work / "tree/boot").glob("vmlinuz-*")), work / "vmlinuz")
+            run("dpkg-deb", "-x", str(deb), str(tree))
+        modules.mkdir()
+        yield tree, modules
+        unpack(tree / "bin/busybox", work / "busybox")
+        unpack(next((tree / "boot").glob("vmlinuz-*")), work / "vmlinuz")
         for part in ("modules", "busybox", "vmlinuz"):
             (work / part).rename(kept / part)
-    return kept
 
 
 def _concrete(package: str) -> str:
     """The package that a meta package depends on."""
-    text = _run("apt-cache", "show", "--no-all-versions", package)
+    text = run("apt-cache", "show", "--no-all-versions", package)
     line = next(line for line in text.splitlines() if line.startswith("Depends: "))
     return line.removeprefix("Depends: ").split()[0]
 
 
-def _unpack(source: Path, target: Path) -> None:
+def unpack(source: Path, target: Path) -> None:
+    """A file out of a package, without its compression."""
     if source.suffix == ".xz":
         target.write_bytes(subprocess.run(
             ["xz", "--decompress", "--stdout", str(source)], check=True, capture_output=True
@@ -97,10 +116,11 @@ def _initrd(kernel: str) -> bytes:
     }
     for module in sorted((system(kernel) / "modules").iterdir()):
         files[f"modules/{module.name}"] = (0o100644, module.read_bytes())
-    return b"".join(_archive(files))
+    return b"".join(archive(files))
 
 
-def _archive(files: Mapping[str, tuple[int, bytes]]) -> Iterator[bytes]:
+def archive(files: Mapping[str, tuple[int, bytes]]) -> Iterator[bytes]:
+    """The parts of an archive of these files: path to mode and content (or a link's target)."""
     for number, (name, (mode, data)) in enumerate([*files.items(), ("TRAILER!!!", (0, b""))]):
         # inode, mode, uid, gid, links, time, size, device twice, length of the name, no checksum
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
@@ -113,7 +133,8 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-def _run(*argv: str, cwd: Path | None = None) -> str:
+def run(*argv: str, cwd: Path | None = None) -> str:
+    """A command that must succeed; its output."""
     done = subprocess.run(
         argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=cwd
     )

@@ -24,18 +24,7 @@ MODULES = (
 
 def image(path: Path) -> Path:
     """Write the image to ``path``; returns it."""
-    with tempfile.TemporaryDirectory() as name:
-        tree = Path(name)
-        (tree / "boot/grub").mkdir(parents=True)
-        (tree / "boot/grub/grub.cfg").write_text(
-            "set timeout=0\nlinux /vmlinuz panic=1 nokaslr log_buf_len=4M\ninitrd /initrd\nboot\n"
-        )
-        (tree / "vmlinuz").hardlink_to(_system() / "vmlinuz")
-        (tree / "initrd").write_bytes(_initrd())
-        tiny._run("grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", str(path),
-                  "--modules=iso9660 linux normal biosdisk", str(tree))  # fmt: skip
-    path.chmod(0o644)
-    return path
+    return tiny.bootable(path, _system(), "panic=1 nokaslr log_buf_len=4M", _initrd())
 
 
 @cache
@@ -43,20 +32,9 @@ def _system() -> Path:
     """Kernel, its modules in the order they need each other, and a static busybox; kept."""
     if (CACHE / "vmlinuz").exists():
         return CACHE
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as name:
-        work = Path(name)
-        for package in (tiny._concrete(KERNEL), "busybox-static"):
-            tiny._run("apt-get", "-q", "download", package, cwd=work)
-        for deb in work.glob("*.deb"):
-            tiny._run("dpkg-deb", "-x", str(deb), str(work / "tree"))
-        (work / "modules").mkdir()
-        order = _unpack_modules(work / "tree", work / "modules")
-        (work / "modules/order").write_text("\n".join(order) + "\n")
-        tiny._unpack(work / "tree/bin/busybox", work / "busybox")
-        tiny._unpack(next((work / "tree/boot").glob("vmlinuz-*")), work / "vmlinuz")
-        for part in ("modules", "busybox", "vmlinuz"):
-            (work / part).rename(CACHE / part)
+    with tiny.unpacked(KERNEL, CACHE) as (tree, modules):
+        order = _unpack_modules(tree, modules)
+        (modules / "order").write_text("\n".join(order) + "\n")
     return CACHE
 
 
@@ -69,7 +47,7 @@ def _unpack_modules(tree: Path, target: Path) -> list[str]:
         if name in order or name not in known:
             return  # the second is built into this kernel
         module = target / f"{name}.ko"
-        tiny._unpack(known[name], module)
+        tiny.unpack(known[name], module)
         # Its section .modinfo: module.h of the kernel.
         needs = re.search(rb"\0depends=([^\0]*)\0", module.read_bytes())
         for need in filter(None, needs[1].decode().split(",") if needs else ()):
@@ -95,11 +73,11 @@ def _initrd() -> bytes:
     }
     for module in sorted((_system() / "modules").iterdir()):
         files[f"modules/{module.name}"] = (0o100644, module.read_bytes())
-    return b"".join(tiny._archive(files))
+    return b"".join(tiny.archive(files))
 
 
 def _compiled(source: str) -> bytes:
     with tempfile.NamedTemporaryFile() as output:
-        tiny._run("gcc", "-static", "-Os", "-s", "-o", output.name,
-                  str(Path(__file__).parent / source))  # fmt: skip
+        tiny.run("gcc", "-static", "-Os", "-s", "-o", output.name,
+                 str(Path(__file__).parent / source))  # fmt: skip
         return Path(output.name).read_bytes()

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An image for VirtualBox's interpreter: Debian's kernel for virtual machines, and ``init``."""
 
-import subprocess
-import tempfile
 from pathlib import Path
 
 from tests.launch import tiny
@@ -36,18 +34,4 @@ def image(path: Path) -> Path:
         found = system / f"modules/{module}.ko"
         if found.exists():
             files[f"modules/{module}.ko"] = (0o100644, found.read_bytes())
-    with tempfile.TemporaryDirectory() as name:
-        tree = Path(name)
-        (tree / "boot/grub").mkdir(parents=True)
-        (tree / "boot/grub/grub.cfg").write_text(
-            f"set timeout=0\nlinux /vmlinuz {KERNEL_LINE}\ninitrd /initrd\nboot\n"
-        )
-        (tree / "vmlinuz").hardlink_to(system / "vmlinuz")
-        (tree / "initrd").write_bytes(b"".join(tiny._archive(files)))
-        subprocess.run(
-            ["grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", str(path),
-             "--modules=iso9660 linux normal biosdisk", str(tree)],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    path.chmod(0o644)
-    return path
+    return tiny.bootable(path, system, KERNEL_LINE, b"".join(tiny.archive(files)))

@@ -15,6 +15,7 @@ they were queued, and a *fence* frame that has come back says that all before it
 """
 
 import ctypes
+import itertools
 import json
 import os
 import select
@@ -53,6 +54,7 @@ LAN_MAC = "02:00:00:00:00:77"
 LAN_MACHINE = IPv4Interface("10.0.2.77/24")
 BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
 ETH_P_ALL = 3
+_NUMBERS = itertools.count()
 #: Experimental ethertype (IEEE 802): nothing but our canary has it.
 CANARY_TYPE = 0x88B5
 CANARY = raw(Ether(dst=BROADCAST_MAC, src="02:ca:fe:ca:fe:00", type=CANARY_TYPE) / Raw(b"CANARY"))
@@ -279,7 +281,7 @@ class Laboratory:
         self.opened = opened
         marks = (variant, "dhcp" if dhcp else "", "proxy" if proxy else "")
         self.variant_name = "-".join(filter(None, marks))
-        self._base = f"tp{os.getpid()}{id(self) & 0xFFFF:x}"
+        self._base = f"tp{os.getpid()}n{next(_NUMBERS)}"
         self._port = 30000
         self._namespaces: list[str] = []
         self._witnesses: dict[tuple[str, int], socket.socket] = {}

@@ -10,6 +10,8 @@ from tails_profiles.profile import GATEWAYS, Profile
 MAX_LINE = 256
 WORDS = ("selected", "firewall", "starting", "ready")
 PROGRESS = ("tor", "i2p")
+#: Seconds after which a gateway that has come no further says the same again: a sign of life.
+REPEAT = 30.0
 REASONS = ("token", "settings", "ruleset", "links", "clock", "network", "bridge", "tor", "i2p")
 _SPEAKERS = (*GATEWAYS, Profile.QUARANTINE)
 _LINE = re.compile(

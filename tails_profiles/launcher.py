@@ -271,17 +271,23 @@ class Launcher:
         wanted = rank(step.word)
         with self._named(guest, f", before it said {step.word!r}"):
             while known.rank < wanted:
-                deadline = time.monotonic() + self._limits.silence
-                self._hear(guest, known, words, deadline)
+                self._hear(guest, known, words)
         if known.rank > wanted:
             raise LaunchError(f"{guest.profile}: said {known.word!r} without {step.word!r}")
 
-    def _hear(self, guest: GuestPlan, known: Guest, words: Words, deadline: float) -> None:
-        # Until it has come further: one that says the same for ever gets no more time by it.
+    def _hear(self, guest: GuestPlan, known: Guest, words: Words) -> None:
+        # Until it has come further. Saying the same is a sign of life: where it waits for others it
+        # gets their time by it, and nowhere time without end.
+        silence = self._limits.silence
+        waits = known.rank >= rank("starting")
+        limit = max(silence, self._limits.network) if waits else silence
+        end = time.monotonic() + limit
         while True:
-            said = words.next(deadline, self._require_alive)
+            said = words.next(min(end, time.monotonic() + silence), self._require_alive)
+            if said is None and time.monotonic() < end:
+                raise LaunchError(f"said nothing for {silence:.0f} s")
             if said is None:
-                raise LaunchError(f"came no further for {self._limits.silence:.0f} s")
+                raise LaunchError(f"came no further for {limit:.0f} s", hint=_hint(known))
             _refuse_failure(guest, said)
             reached = rank(said.word, said.percent)
             if reached > known.rank:
@@ -403,6 +409,16 @@ def _refuse_failure(guest: GuestPlan, said: Announcement) -> None:
         )
 
 
+def _hint(known: Guest) -> str | None:
+    """What to do about a guest that came no further."""
+    return _STUCK.get(known.word or "")
+
+
+_STUCK: Mapping[str, str] = {
+    "tor": "Tor gets no answer; check this machine's network, and whether it needs bridges",
+    "i2p": "no router of I2P answers, or no tunnel can be made; check this machine's network and"
+    " its clock, or give newer first routers with --reseed",
+}
 _REASONS: Mapping[str, str] = {
     "token": "it has no valid token; is the image built with tails-profiles-boot?",
     "settings": "it refused its settings; see --settings and docs/settings.md",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tails_profiles.announce import Announcement
+from tails_profiles.announce import REPEAT, Announcement
 from tails_profiles.errors import DetectionError, I2pError, ProfilesError
 from tails_profiles.i2pd import ROUTERS_WANTED
 from tails_profiles.paths import Paths
@@ -44,11 +44,12 @@ def i2p_progress(
     sleep: Callable[[float], None] = time.sleep,
     watch: Callable[[], I2pStatus] | None = None,
 ) -> Iterator[int | None]:
-    """Every change of the router's percentage, until it is 100; None while it does not listen.
+    """Every change of the router's percentage, and the same again after ``REPEAT`` seconds, until
+    it is 100; None while it does not listen.
 
     Raises I2pError when it knows nobody and found nobody.
     """
-    last = -1
+    last, looks = -1, 0
     look = watch or i2p.Watch(paths).state
     while last < 100:
         state = look()
@@ -59,10 +60,14 @@ def i2p_progress(
         if state.known is not None and state.known >= ROUTERS_WANTED:
             i2p.forget_names(paths)
         if state.percent != last:
-            last = state.percent
+            last, looks = state.percent, 0
             log.info("%s", state.note)
             yield last
+        elif looks * INTERVAL >= REPEAT:
+            looks = 0
+            yield last
         if last < 100:
+            looks += 1
             sleep(INTERVAL)
 
 
@@ -79,7 +84,7 @@ SERVICES: Mapping[Profile, Service] = MappingProxyType(
 def announcements(
     profile: Profile, percents: Iterable[int | None], has_failed: Callable[[], bool]
 ) -> Iterator[Announcement]:
-    """A gateway's lines: one for each percentage, and ``ready`` at their end.
+    """A gateway's lines: one for each percentage, repeated or not, and ``ready`` at their end.
 
     At a None it is asked whether the service has given up: then ``failed``, and nothing more.
     """

@@ -30,19 +30,23 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds. ``silence``: a gateway comes no further; ``power_off``: it was asked to.
+    """Seconds. ``silence``: a gateway says nothing, or comes no further with its own boot;
+    ``power_off``: it was asked to.
 
-    ``answer``: QEMU itself, which needs no time, unless it hangs.
+    ``answer``: QEMU itself, which needs no time, unless it hangs. ``network``: a gateway that goes
+    on saying how far it is comes no further, because others do not answer: bridges and I2P's
+    tunnels take minutes on any machine.
     """
 
     silence: float
     power_off: float
     answer: float = 60.0
+    network: float = 600.0
 
 
 #: Without hardware virtualization everything in a guest takes about ten times as long.
 LIMITS_KVM = Limits(120.0, 30.0)
-LIMITS_TCG = Limits(900.0, 90.0)
+LIMITS_TCG = Limits(900.0, 90.0, network=1800.0)
 
 
 def limits(*, accelerated: bool) -> Limits:

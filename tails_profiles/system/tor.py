@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tails_profiles.announce import REPEAT
 from tails_profiles.errors import MissingLibraryError, TorError
 from tails_profiles.status import TorStatus
 
@@ -55,6 +56,8 @@ def _ask(socket: Path) -> TorStatus:
 def progress(socket: Path = CONTROL_SOCKET) -> Iterator[int]:
     """Every percentage from now on, the present one first; ends with 100.
 
+    One that stays is yielded again after ``REPEAT`` seconds.
+
     A Tor that is told not to connect (``DisableNetwork 1``) is done at once: yields nothing.
     Raises TorError when the socket does not answer or Tor ends on the way, and
     MissingLibraryError.
@@ -66,7 +69,11 @@ def progress(socket: Path = CONTROL_SOCKET) -> Iterator[int]:
         percent = connection.percent()
         yield percent
         while percent < 100:
-            phase = events.get()
+            try:
+                phase = events.get(timeout=REPEAT)
+            except queue.Empty:
+                yield percent
+                continue
             if phase is None:
                 raise TorError(f"Tor ended at {percent} %")
             match = _PROGRESS.search(phase)

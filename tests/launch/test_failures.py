@@ -66,6 +66,34 @@ def test_guest_that_comes_no_further_is_given_up(world: World, what: str) -> Non
     )  # fmt: skip
 
 
+def test_gateway_that_waits_for_others_gets_their_time_as_long_as_it_says_so(world: World) -> None:
+    last = f"repeat:{int(SHORT.silence) + 10}"
+    image = world.image(at="ready", do=last, only="i2p-guest")
+    within = replace(SHORT, network=SHORT.silence + 60 * FACTOR)
+    world.start(world.plan(image, i2p=True), within=within)
+    assert "i2p-guest: ready" in world.said
+    # What is said again is no news.
+    assert world.said.count("i2p-guest: i2p 50 %") == 1
+    world.stop()
+
+
+@pytest.mark.parametrize(
+    ("what", "words", "hint"),
+    [("hang", "said nothing for 20 s", None), ("repeat", "came no further for 25 s", "--reseed")],
+)
+def test_gateway_that_waits_for_ever_or_says_no_more_is_given_up(
+    world: World, what: str, words: str, hint: str | None
+) -> None:
+    image = world.image(at="ready", do=what, only="i2p-guest")
+    within = replace(SHORT, silence=20 * FACTOR, network=25 * FACTOR)
+    words = words.replace("20", f"{within.silence:.0f}").replace("25", f"{within.network:.0f}")
+    err = refused(
+        world, f"i2p-guest: {words}, before it said 'ready'",
+        plan=world.plan(image, i2p=True), within=within,
+    )  # fmt: skip
+    assert hint is None or hint in str(err.hint)
+
+
 def test_noise_on_the_port_is_skipped_and_no_word_of_a_guest(world: World) -> None:
     world.start(world.plan(world.image(at="firewall", do="noise")))
     said = [words.removeprefix("tor-guest: ") for words in world.said if "tor-guest" in words]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tails_profiles import progress
-from tails_profiles.announce import parse_line
+from tails_profiles.announce import REPEAT, parse_line
 from tails_profiles.boot import decide, find_settings, write_configuration
 from tails_profiles.errors import I2pError, ReseedError, SettingsError
 from tails_profiles.i2pd import (
@@ -29,6 +29,7 @@ from tails_profiles.i2pd import (
 )  # fmt: skip
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
+from tails_profiles.running import LIMITS_KVM, LIMITS_TCG
 from tails_profiles.selection import Selection
 from tails_profiles.settings import I2pSettings, defaults, serialize
 from tails_profiles.settings_disk import Content
@@ -341,6 +342,27 @@ def test_router_that_found_nobody_ends_in_words_and_a_failure_for_the_host(
     # One that knows routers is not given up, whatever it could not read.
     know(router, 1)
     assert not i2p.read_state(router, refused).is_refused
+
+
+def test_router_that_comes_no_further_says_so_again(router: Paths) -> None:
+    """More often than the launcher's patience with silence: it is alive, and waits for others."""
+    passed = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    know(router, 5)
+    sockets(router, PROXIES)
+    percents = progress.i2p_progress(router, sleep, lambda: i2p.read_state(router, SILENCE))
+    assert [(next(percents), passed) for _ in range(4)] == [
+        (18, 0), (18, 30), (18, 60), (18, 90)
+    ]  # fmt: skip
+    assert min(LIMITS_KVM.silence, LIMITS_TCG.silence) > 2 * REPEAT
+    assert LIMITS_KVM.network > LIMITS_KVM.silence
+    # A change is told when it is seen, and half a minute begins anew.
+    know(router, 10)
+    assert [(next(percents), passed) for _ in range(2)] == [(26, 92), (26, 122)]
 
 
 def test_host_hears_that_the_router_gave_up(router: Paths) -> None:

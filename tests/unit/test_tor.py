@@ -79,3 +79,42 @@ def test_tor_that_says_how_far_it_is(serve: Serve) -> None:
 
 def test_no_socket_is_no_tor(tmp_path: Path) -> None:
     assert tor.bootstrap(tmp_path / "control").note == "Tor is not running"
+
+
+BOOTSTRAP = b"GETINFO status/bootstrap-phase"
+#: What a Tor in the middle of its bootstrap answers.
+ASKED = {
+    b"PROTOCOLINFO 1": INFO % b"NULL",
+    b"GETCONF disablenetwork": b"250 DisableNetwork=0\r\n",
+    b"GETINFO version": b"250-version=0.4.8.10\r\n250 OK\r\n",
+    BOOTSTRAP: PHASE % b"PROGRESS=45",
+}
+EVENT = b'650 STATUS_CLIENT NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"\r\n'
+
+
+def test_tor_that_comes_no_further_is_heard_of_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher takes it for a sign of life; what comes then is told at once."""
+    monkeypatch.setattr(tor, "REPEAT", 0.1)
+    done = threading.Event()
+
+    def run() -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rwb") as file:
+            while request := file.readline():
+                file.write(ASKED.get(request.rstrip(), b"250 OK\r\n"))
+                file.flush()
+                if request.rstrip() == BOOTSTRAP:
+                    done.wait(10)
+                    file.write(EVENT)
+                    file.flush()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        threading.Thread(target=run, daemon=True).start()
+        percents = tor.progress(tmp_path / "control")
+        assert [next(percents) for _ in range(3)] == [45, 45, 45]
+        done.set()
+        assert [each for each in percents if each != 45] == [100]

@@ -262,7 +262,7 @@ def wait_for_enter(guests: Guests) -> None:
     """Leave everything running."""
     print("\nroot shells (of the demo's own layer; the image has none), and app-guest's screen:")
     for machine in guests.machines.values():
-        print(f"   socat - UNIX-CONNECT:{machine.directory / 'shell'}")
+        print(f"   socat READLINE UNIX-CONNECT:{machine.directory / 'shell'}")
     screen = guests.app.directory / "screen"
     viewer = shutil.which("xtigervncviewer") or shutil.which("vncviewer")
     if os.environ.get("DISPLAY") and viewer:
@@ -270,7 +270,12 @@ def wait_for_enter(guests: Guests) -> None:
     else:
         print(f"   a VNC viewer at the socket {screen}")
     guests.tor.execute("systemctl start tails-profiles-tor")
-    input("Enter ends it. ")
+    # A door lets one in at a time.
+    for machine in guests.machines.values():
+        machine.shut_door()
+    # The end of its input is an end as well.
+    with contextlib.suppress(EOFError):
+        input("Enter ends it. ")
 
 
 def carry_out(demo: Demo, guests: Guests, show: Show, chosen: argparse.Namespace) -> bool:
@@ -279,6 +284,9 @@ def carry_out(demo: Demo, guests: Guests, show: Show, chosen: argparse.Namespace
         try:
             demo.run()
             if chosen.interactive:
+                if chosen.keep:
+                    # Journals come through the doors, which are the user's from here on.
+                    guests.keep_evidence(KEPT)
                 wait_for_enter(guests)
         except KeyboardInterrupt:
             print("\n== interrupted: taking everything back", flush=True)

@@ -2,6 +2,7 @@
 """``./demo`` to its end, and interrupted half-way: its verdict, its status, and nothing left."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from tests.lab.tornet import run
 from tests.vm.image import TOP
+from tests.vm.machine import Shell
 
 pytestmark = pytest.mark.vm
 
@@ -34,12 +36,45 @@ def lists() -> dict[str, set[str]]:
     }
 
 
-def start(*options: str) -> subprocess.Popen[str]:
+def start(*options: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     """The demo in a session of its own, as a terminal has it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.vm.demo", *options], cwd=TOP, stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "tests.vm.demo", *options], cwd=TOP, stdin=stdin,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def ask(path: Path, command: str) -> str:
+    """What the root shell at a socket answers, with nobody else connected to it."""
+    shell = Shell(path)
+    try:
+        shell.wait()
+        return shell.execute(command)[1]
+    finally:
+        shell.close()
+
+
+@pytest.mark.slow
+def test_interactive_demo_gives_shells_and_ends_at_enter() -> None:
+    before = lists()
+    ours, its = os.openpty()
+    with start("--interactive", stdin=its) as demo:
+        assert demo.stdout is not None
+        said = ""
+        while not said.endswith("Enter ends it. "):
+            character = demo.stdout.read(1)
+            assert character, said
+            said += character
+        doors = re.findall(r"^   socat READLINE UNIX-CONNECT:(\S+)$", said, re.M)
+        names = {ask(Path(door), "id -un; tails-profiles detect") for door in doors}
+        os.write(ours, b"\n")
+        rest, _ = demo.communicate()
+    assert demo.returncode == 0, said + rest
+    assert "a VNC viewer at the socket " in said
+    assert len(names) == 2
+    for profile in ("tor-guest", "app-guest"):
+        assert any(profile in name and name.startswith("root\n") for name in names)
+    assert lists() == before
 
 
 @pytest.mark.slow

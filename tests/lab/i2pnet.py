@@ -154,8 +154,8 @@ class I2pNetwork:
         directory.mkdir(parents=True)
         directory.chmod(0o755)
 
-    def start(self) -> None:
-        """Routers with identities, each knowing all; a client can join when this returns."""
+    def make(self) -> None:
+        """Routers with identities that anybody may be told of; none runs when this returns."""
         run("ip", "netns", "add", self.namespace)
         run("ip", "-n", self.namespace, "link", "set", "lo", "up")
         for address in ROUTERS:
@@ -180,6 +180,10 @@ class I2pNetwork:
             process.terminate()
             process.wait()
         self.routers = {self._name(path): path.read_bytes() for path in files}
+
+    def start(self) -> None:
+        """All routers, each knowing the others; a client can join when this returns."""
+        self.make()
         for number in range(1, len(ROUTERS) + 1):
             for name, data in self.routers.items():
                 path = self._home(number) / f"netDb/r{name[len('routerInfo-')]}/{name}"

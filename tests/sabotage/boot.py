@@ -64,7 +64,7 @@ class Machine:
 
     dmi: Mapping[str, bytes] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str | None] = field(default_factory=dict)
+    files: Mapping[str, str | bytes | None] = field(default_factory=dict)
     masked: Sequence[str] = ()
     arguments: Sequence[str] = ()
     ours: bool = True
@@ -219,20 +219,21 @@ class Boot:
     def _write_files(self) -> None:
         upper = self.work / "upper"
         doors = _DOORS if self.machine.ours and not self.machine.container else {}
-        files: dict[str, str | None] = {**_IMAGE, **doors, **self.machine.files}
+        files: dict[str, str | bytes | None] = {**_IMAGE, **doors, **self.machine.files}
         for unit in self.machine.masked:
             path = upper / "etc/systemd/system" / unit
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to("/dev/null")
-        for name, text in files.items():
+        for name, content in files.items():
             path = upper / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if text is None:
+            if content is None:
                 # A whiteout of overlayfs: the lower file is gone.
                 os.mknod(path, 0o600 | 0o020000, os.makedev(0, 0))
                 continue
-            path.write_text(text)
-            path.chmod(0o755 if text.startswith("#!") else 0o600 if "nmconn" in name else 0o644)
+            data = content.encode() if isinstance(content, str) else content
+            path.write_bytes(data)
+            path.chmod(0o755 if data.startswith(b"#!") else 0o600 if "nmconn" in name else 0o644)
         if doors:
             shutil.copy(
                 base(self.machine.suite, self.machine.extra) / "usr/bin/readlink",

@@ -18,6 +18,7 @@ from tails_profiles import (
     auditor,
     boot,
     firewall,
+    firewall_step,
     hypervisors,
     i2pd,
     launch,
@@ -26,6 +27,7 @@ from tails_profiles import (
     lease,
     links,
     recipe,
+    rule_files,
     ruleset,
     settings,
     shares,
@@ -360,10 +362,11 @@ def _show_steps(selection: Selection, paths: Paths) -> None:
     sys.stdout.write(f"# {selection.profile}: {_harmless(selection.reason)}\n")
     if not selection.profile.is_guest:
         raise QuarantineError(selection.field, selection.reason)
-    decision = boot.decide(selection.profile, boot.find_settings(selection, paths)[0])
+    found, _ = firewall_step.find_settings(selection, paths)
+    decision = firewall_step.decide(selection.profile, found)
 
     def load(link: str | None = None) -> str:
-        name = firewall.file_name(decision.profile, decision.variant, link)
+        name = rule_files.file_name(decision.profile, decision.variant, link)
         return f"nft -f {paths.rulesets / name}"
 
     sys.stdout.write(load() + "\n")

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tails_profiles import firewall, lease
+from tails_profiles import lease, rule_files
 from tails_profiles.announce import Announcement
-from tails_profiles.boot import decision_from_json
 from tails_profiles.command import Command
+from tails_profiles.decision import decision_from_json
 from tails_profiles.errors import CommandError, LeaseError, ProfilesError
 from tails_profiles.lease import Lease, LeaseState
 from tails_profiles.paths import Paths
@@ -48,7 +48,7 @@ class Keeper:
 
         Raises RulesetRejectedError where the table of an uplink with a lease is not in the kernel.
         """
-        nft.load(firewall.lease_elements(None), "the uplink's table without a lease")
+        nft.load(rule_files.lease_elements(None), "the uplink's table without a lease")
         _carry_out(*lease.drop_steps(), lease.up_step())
         self._record(None, ASKING)
 
@@ -67,7 +67,7 @@ class Keeper:
     def _take(self, new: Lease) -> None:
         if not new.same_network(self.held):
             self._withdraw()
-            nft.load(firewall.lease_elements((new.address.ip, new.router)), "the lease")
+            nft.load(rule_files.lease_elements((new.address.ip, new.router)), "the lease")
             _carry_out(*lease.take_steps(new))
             read_back_lease(new, "uplink")
             log.info("the lease is %s", new.describe())
@@ -91,7 +91,7 @@ class Keeper:
     def _withdraw(self) -> None:
         if self.held:
             log.info("the lease of %s is over", self.held.address)
-            nft.load(firewall.lease_elements(None), "the uplink's table without a lease")
+            nft.load(rule_files.lease_elements(None), "the uplink's table without a lease")
             _carry_out(*lease.drop_steps())
             self.held = None
 
@@ -123,7 +123,7 @@ def stopped(paths: Paths) -> None:
     """Put the uplink down, then close its table; whatever fails, the rest is done all the same."""
     attempts: tuple[Callable[[], None], ...] = (
         lambda: _carry_out(lease.down_step()),
-        lambda: nft.load(firewall.lease_elements(None), "the uplink's table without a lease"),
+        lambda: nft.load(rule_files.lease_elements(None), "the uplink's table without a lease"),
         lambda: _carry_out(*lease.drop_steps()),
     )
     for attempt in attempts:

@@ -16,11 +16,9 @@ from tails_profiles import constants
 from tails_profiles.constants import LINKS, LinkConstants
 from tails_profiles.errors import RulesetError, known
 from tails_profiles.profile import Profile
+from tails_profiles.rule_files import DHCP_LINK, TRANSPARENT
 
 TRANSPORTS = ("tcp", "tcp-dns", "tcp-udp")
-TRANSPARENT = "-transparent"
-#: The link table of an uplink whose address comes from a lease.
-DHCP_LINK = "uplink-dhcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,41 +341,6 @@ def _inner_link(profile: Profile, facts: LinkConstants, variant: str) -> InnerLi
         variant.endswith(TRANSPARENT),
         _PUBLIC,
     )
-
-
-def proxy_elements(proxy: tuple[IPv4Address, int], link: str | None = None) -> str:
-    """The statement that lets Tor reach one proxy in a private range, for one of the tables."""
-    address, port = proxy
-    return f"add element {_table(link)} proxy {{ {address} . {port} }}\n"
-
-
-def opened_elements(port: int, link: str | None = None) -> str:
-    """The statement that opens one port of i2p-guest to the internet, for one of the tables."""
-    return f"add element {_table(link)} opened {{ {port} }}\n"
-
-
-def lease_elements(lease: tuple[IPv4Address, IPv4Address] | None) -> str:
-    """The statements that make an uplink's table that of one lease: our address, and the router.
-
-    None closes it for all but the next request. What was there before goes in the same transaction.
-    """
-    table = _table("uplink")
-    text = f"flush set {table} address\nflush set {table} router\n"
-    if lease is not None:
-        address, router = lease
-        text += f"add element {table} address {{ {address} }}\n"
-        text += f"add element {table} router {{ {router} }}\n"
-    return text
-
-
-def _table(link: str | None) -> str:
-    return "inet tails_profiles" if link is None else f"netdev tails_profiles_{link}"
-
-
-def file_name(profile: Profile, variant: str = "", link: str | None = None) -> str:
-    """The name of a rendered file, e.g. ``tor-guest-tcp.nft`` and ``tor-guest-tcp.uplink.nft``."""
-    stem = f"{profile}-{variant}" if variant else profile.value
-    return f"{stem}.{link}.nft" if link else f"{stem}.nft"
 
 
 def all_rulesets() -> Sequence[tuple[Profile, str, str | None]]:

@@ -13,8 +13,8 @@ from tails_profiles import constants
 from tails_profiles.command import Command
 from tails_profiles.constants import LINKS, LinkConstants
 from tails_profiles.errors import LinkError
-from tails_profiles.firewall import DHCP_LINK
 from tails_profiles.profile import PROFILES, Profile
+from tails_profiles.rule_files import DHCP_LINK
 
 IP = "/usr/sbin/ip"
 

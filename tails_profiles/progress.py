@@ -7,24 +7,18 @@ ready, or with a status other than 0 when Tor went away, and is then started ane
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tails_profiles.announce import REPEAT, Announcement
+from tails_profiles.announce import Announcement
 from tails_profiles.errors import DetectionError, I2pError, ProfilesError
-from tails_profiles.i2pd import ROUTERS_WANTED
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
-from tails_profiles.status import I2pStatus
-from tails_profiles.system import files, i2p, journal, tor, units
+from tails_profiles.system import files, journal, units
 from tails_profiles.system.serial import announce
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two looks at the I2P router, which tells nobody by itself.
-INTERVAL = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,44 +33,23 @@ class Service:
     progress: Callable[[Paths], Iterator[int | None]]
 
 
-def i2p_progress(
-    paths: Paths,
-    sleep: Callable[[float], None] = time.sleep,
-    watch: Callable[[], I2pStatus] | None = None,
-) -> Iterator[int | None]:
-    """Every change of the router's percentage, and the same again after ``REPEAT`` seconds, until
-    it is 100; None while it does not listen.
+# Each gateway loads what it alone needs: what it takes to ask the other's service is most of all.
+def _tor(_: Paths) -> Iterator[int | None]:
+    from tails_profiles.system import tor  # noqa: PLC0415
 
-    Raises I2pError when it knows nobody and found nobody.
-    """
-    last, looks = -1, 0
-    look = watch or i2p.Watch(paths).state
-    while last < 100:
-        state = look()
-        if not state.listening:
-            yield None
-        if state.is_refused:
-            raise I2pError(state.note)
-        if state.known is not None and state.known >= ROUTERS_WANTED:
-            i2p.forget_names(paths)
-        if state.percent != last:
-            last, looks = state.percent, 0
-            log.info("%s", state.note)
-            yield last
-        elif looks * INTERVAL >= REPEAT:
-            looks = 0
-            yield last
-        if last < 100:
-            looks += 1
-            sleep(INTERVAL)
+    return iter(tor.progress())
+
+
+def _i2p(paths: Paths) -> Iterator[int | None]:
+    from tails_profiles import i2p_progress  # noqa: PLC0415
+
+    return i2p_progress.progress(paths)
 
 
 SERVICES: Mapping[Profile, Service] = MappingProxyType(
     {
-        Profile.TOR_GUEST: Service(
-            "tails-profiles-tor.service", "tor", lambda _: iter(tor.progress())
-        ),
-        Profile.I2P_GUEST: Service(i2p.UNIT, "i2p", i2p_progress),
+        Profile.TOR_GUEST: Service("tails-profiles-tor.service", "tor", _tor),
+        Profile.I2P_GUEST: Service("tails-profiles-i2p.service", "i2p", _i2p),
     }
 )
 

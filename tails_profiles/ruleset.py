@@ -14,10 +14,10 @@ from tails_profiles.firewall import (
     all_rulesets,
     build_context,
     build_link_context,
-    file_name,
 )
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
+from tails_profiles.rule_files import file_name
 
 LOCKDOWN = "lockdown.nft"
 

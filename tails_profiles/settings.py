@@ -17,8 +17,8 @@ from typing import Any
 from tails_profiles.bridges import Transport, parse_bridge
 from tails_profiles.constants import I2P_INNER, MAPPED, PRIVATE_RANGES, TOR_INNER, UPLINK
 from tails_profiles.errors import InvalidSettingError, SettingsError
-from tails_profiles.firewall import TRANSPARENT
 from tails_profiles.profile import GUESTS, Profile
+from tails_profiles.rule_files import TRANSPARENT
 
 VERSION = 1
 MAX_BYTES = 64 * 1024

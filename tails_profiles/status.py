@@ -7,6 +7,7 @@ from typing import Any
 
 from tails_profiles.errors import DamagedStateError
 from tails_profiles.i2pd import OWN_TUNNELS, ROUTERS_WANTED, SILENCE, Heard
+from tails_profiles.tor_status import TorStatus
 
 #: More than the answers to all questions for the names of ten reseed servers, repeated: beyond it
 #: datagrams are routers'.
@@ -27,14 +28,6 @@ class LinkStatus:
     name: str
     mac: str
     up: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TorStatus:
-    """Tor as its control socket describes it; ``percent`` is None when it cannot be asked."""
-
-    percent: int | None
-    note: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Load rule set text into the kernel, and ask what is there."""
 
-import hashlib
 import json
 
 from tails_profiles.command import Command
-from tails_profiles.errors import CommandError, RulesetRejectedError, SystemFailureError
+from tails_profiles.errors import (
+    CommandError,
+    RulesetError,
+    RulesetRejectedError,
+    SystemFailureError,
+)
+from tails_profiles.paths import Paths
 from tails_profiles.system.process import run
 
 NFT = "/usr/sbin/nft"
+
+
+def read(name: str, paths: Paths) -> str:
+    """A rendered rule set, by its file's name; raises RulesetError where it is not there."""
+    path = paths.rulesets / name
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as err:
+        raise RulesetError(
+            f"{path} cannot be read: {err.strerror}", hint="reinstall tails-profiles-boot"
+        ) from err
 
 
 def load(text: str, source: str) -> None:
@@ -43,8 +59,3 @@ def tables() -> frozenset[str]:
         for entry in listed["nftables"]
         if "table" in entry
     )
-
-
-def digest(text: str) -> str:
-    """The SHA-256 of a rule set's text, hexadecimal: what ``status`` shows."""
-    return hashlib.sha256(text.encode()).hexdigest()

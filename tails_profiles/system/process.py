@@ -4,7 +4,6 @@
 import logging
 import os
 import subprocess
-import tempfile
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ def read(command: Command, *, limit: int, ok: Collection[int] = (0,)) -> Complet
     when the status is not in ``ok``, the time is over, or there is more.
     """
     log.debug("running %s", command.display())
-    with tempfile.TemporaryFile() as errors:
+    with os.fdopen(os.memfd_create("errors"), "w+b") as errors:
         try:
             process = subprocess.Popen(
                 command.argv,

@@ -10,7 +10,7 @@ from typing import Any
 
 from tails_profiles.announce import REPEAT
 from tails_profiles.errors import MissingLibraryError, TorError
-from tails_profiles.status import TorStatus
+from tails_profiles.tor_status import TorStatus
 
 CONTROL_SOCKET = Path("/run/tor/control")
 #: Seconds within which a Tor that works has answered.

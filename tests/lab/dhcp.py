@@ -27,8 +27,8 @@ from scapy.all import (  # type: ignore[attr-defined]
     raw,
 )
 
-from tails_profiles import boot
 from tails_profiles import constants as c
+from tails_profiles import firewall_step
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render_named
 from tests.lab.tornet import FACTOR, run
@@ -80,7 +80,7 @@ class Gateway:
         library.mkdir(parents=True)
         shutil.copy(TOP / "units/lease-hook", library)
         # What the firewall step writes where there is no settings disk.
-        decision = boot.decide(Profile.TOR_GUEST, None).to_json()
+        decision = firewall_step.decide(Profile.TOR_GUEST, None).to_json()
         (state / "decision.json").write_text(json.dumps(decision))
         (self.root / "dev").mkdir()
         os.mkfifo(self.root / "dev/ttyS0")

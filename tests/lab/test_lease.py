@@ -12,7 +12,7 @@ import pytest
 from scapy.all import DHCP, IP, TCP, UDP, Ether, Raw, fragment, raw  # type: ignore[attr-defined]
 
 from tails_profiles import constants as c
-from tails_profiles.firewall import lease_elements
+from tails_profiles.rule_files import lease_elements
 from tests.lab.dhcp import ROUTER_MAC, Gateway, is_request, kind, reply
 from tests.lab.tornet import FACTOR, run, wait_for
 

@@ -35,7 +35,6 @@ from scapy.all import Ether, Raw, raw  # type: ignore[attr-defined]
 from tails_profiles import constants as c
 from tails_profiles.command import Command
 from tails_profiles.constants import LinkConstants
-from tails_profiles.firewall import DHCP_LINK, lease_elements, opened_elements, proxy_elements
 from tails_profiles.links import (
     IP,
     FoundLink,
@@ -47,6 +46,7 @@ from tails_profiles.links import (
     steps,
 )
 from tails_profiles.profile import Profile
+from tails_profiles.rule_files import DHCP_LINK, lease_elements, opened_elements, proxy_elements
 from tails_profiles.ruleset import render_named
 
 ROUTER_MAC = "02:00:00:00:00:02"

@@ -16,8 +16,8 @@ from scapy.all import (  # type: ignore[attr-defined]
 )
 
 from tails_profiles import constants as c
-from tails_profiles.firewall import lease_elements
 from tails_profiles.profile import Profile
+from tails_profiles.rule_files import lease_elements
 from tests.leaks.attacks import (
     ANSWERED,
     BACK,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles import boot, settings
-from tails_profiles.boot import Decision, decide, decision_from_json
+from tails_profiles import boot, firewall_step, links_step, settings
+from tails_profiles.decision import Decision, decision_from_json
 from tails_profiles.errors import (
     CommandError,
     CommandNotFoundError,
@@ -21,6 +21,7 @@ from tails_profiles.errors import (
     RulesetError,
     SettingsError,
 )
+from tails_profiles.firewall_step import decide
 from tails_profiles.links import FoundLink
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, Profile
@@ -59,8 +60,8 @@ def test_settings_become_a_decision() -> None:
     assert not decide(Profile.APP_GUEST, None).i2p_promised
     opened = replace(settings.defaults(Profile.I2P_GUEST), i2p=I2pSettings(port=23456))
     made = decide(Profile.I2P_GUEST, opened)
-    assert boot._elements(made, None) == "add element inet tails_profiles opened { 23456 }\n"
-    assert boot._elements(made, "uplink").startswith("add element netdev tails_profiles_uplink ")
+    assert made.elements() == "add element inet tails_profiles opened { 23456 }\n"
+    assert made.elements("uplink").startswith("add element netdev tails_profiles_uplink ")
     # App-guest's file promises a link, and opens nothing.
     assert decide(Profile.APP_GUEST, app).opened is None
 
@@ -70,18 +71,18 @@ def test_tor_is_told_not_to_connect_where_the_settings_say_offline(
     offline: bool, connect: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The account exists in a gateway alone.
-    monkeypatch.setattr(boot.constants, "TOR_USER", None)
+    monkeypatch.setattr(firewall_step.constants, "TOR_USER", None)
     values = replace(
         settings.defaults(Profile.TOR_GUEST), tor=TorSettings(connect=connect), offline=offline
     )
-    boot.write_configuration(values, Paths(tmp_path))
+    firewall_step.write_configuration(values, Paths(tmp_path))
     text = (tmp_path / "run/tails-profiles/torrc").read_text()
     assert f"DisableNetwork {int(offline or not connect)}\n" in text
 
 
 def test_network_manager_in_app_guest_sees_our_links_and_manages_nothing(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    boot.write_network_files(decide(Profile.APP_GUEST, None), paths)
+    firewall_step.write_network_files(decide(Profile.APP_GUEST, None), paths)
     written = configparser.ConfigParser()
     written.read(paths.network_manager)
     # A link that appears later has no rules: everything but the two that are configured already.
@@ -93,7 +94,7 @@ def test_network_manager_in_app_guest_sees_our_links_and_manages_nothing(tmp_pat
 
 
 def test_gateways_write_nothing_for_network_manager(tmp_path: Path) -> None:
-    boot.write_network_files(decide(Profile.TOR_GUEST, None), Paths(tmp_path))
+    firewall_step.write_network_files(decide(Profile.TOR_GUEST, None), Paths(tmp_path))
     assert not Paths(tmp_path).network_manager.exists()
 
 
@@ -143,9 +144,9 @@ def test_links_of_an_earlier_run_go_down_when_the_next_one_finds_a_card_of_nobod
     paths.state.mkdir(parents=True)
     paths.decision.write_text(json.dumps(decide(Profile.APP_GUEST, None).to_json()))
     stray = FoundLink("eth9", "02:00:00:00:00:09")
-    monkeypatch.setattr(boot.link_edge, "wait_for_links", lambda *_: [stray])
+    monkeypatch.setattr(links_step.link_edge, "wait_for_links", lambda *_: [stray])
     put_down = []
-    monkeypatch.setattr(boot.link_edge, "put_down", put_down.append)
+    monkeypatch.setattr(links_step.link_edge, "put_down", put_down.append)
     with pytest.raises(LinkError, match="eth9"):
-        boot.run_links(paths)
+        links_step.run(paths)
     assert put_down == [paths]

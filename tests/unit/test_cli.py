@@ -181,7 +181,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine in a directory, without a settings disk, for root."""
     monkeypatch.setattr("tails_profiles.cli.Paths", lambda: Paths(tmp_path))
     monkeypatch.setattr("tails_profiles.cli.dmi.in_container", lambda: False)
-    monkeypatch.setattr("tails_profiles.boot.settings_disk.find", lambda *_, **__: None)
+    monkeypatch.setattr("tails_profiles.firewall_step.settings_disk.find", lambda *_, **__: None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return tmp_path
 
@@ -222,8 +222,8 @@ def test_dry_run_with_a_settings_disk_mixes_no_seed(
         raise AssertionError("it changed something")
 
     disk = Content(settings.serialize(settings.defaults(Profile.TOR_GUEST)), bytes(64))
-    monkeypatch.setattr("tails_profiles.boot.settings_disk.find", lambda *_, **__: disk)
-    monkeypatch.setattr("tails_profiles.boot.settings_disk.mix_seed", refuse)
+    monkeypatch.setattr("tails_profiles.firewall_step.settings_disk.find", lambda *_, **__: disk)
+    monkeypatch.setattr("tails_profiles.firewall_step.settings_disk.mix_seed", refuse)
     monkeypatch.setattr("tails_profiles.cli.link_edge.list_links", lambda: ())
     dmi(machine / "sys", bios_vendor="tails-profile:tor-guest")
     assert main(["apply", "--dry-run"]) == 6

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles import progress
+from tails_profiles import i2p_progress, progress
 from tails_profiles.announce import REPEAT, parse_line
-from tails_profiles.boot import decide, find_settings, write_configuration
 from tails_profiles.errors import I2pError, ReseedError, SettingsError
+from tails_profiles.firewall_step import decide, find_settings, write_configuration
 from tails_profiles.i2pd import (
     ADDITIONS,
     BUNDLES,
@@ -180,7 +180,7 @@ def test_bundle_that_the_settings_do_not_ask_for_is_refused(
 ) -> None:
     values = replace(defaults(Profile.I2P_GUEST), i2p=I2pSettings(reseed=asked))
     disk = Content(serialize(values), bytes(64), b"PK\3\4")
-    monkeypatch.setattr("tails_profiles.boot.settings_disk.find", lambda *_, **__: disk)
+    monkeypatch.setattr("tails_profiles.firewall_step.settings_disk.find", lambda *_, **__: disk)
     selection = Selection(Profile.I2P_GUEST, "bios_vendor", None, "")
     with pytest.raises(SettingsError) if refused else nullcontext():
         assert find_settings(selection, Paths(tmp_path)) == (values, disk)
@@ -312,7 +312,7 @@ def test_host_hears_each_change_and_ready(router: Paths) -> None:
     ])  # fmt: skip
     router.state.mkdir(parents=True)
     router.i2pd_resolv_conf.write_text("nameserver 9.9.9.9\n")
-    percents = progress.i2p_progress(
+    percents = i2p_progress.progress(
         router, sleep=lambda _: next(events)(), watch=lambda: i2p.read_state(router, heard)
     )
     assert said(percents) == ["starting", "i2p 0", "i2p 10", "i2p 26", "i2p 50", "i2p 60",
@@ -326,7 +326,7 @@ def test_router_that_found_nobody_ends_in_words_and_a_failure_for_the_host(
 ) -> None:
     sockets(router, PROXIES)
     refused = Heard(refused="Reseed: SU3 verification failed")
-    percents = progress.i2p_progress(router, watch=lambda: i2p.read_state(router, refused))
+    percents = i2p_progress.progress(router, watch=lambda: i2p.read_state(router, refused))
     with pytest.raises(I2pError, match="no first routers: Reseed: SU3 verification failed"):
         list(percents)
     router.state.mkdir(parents=True)
@@ -354,7 +354,7 @@ def test_router_that_comes_no_further_says_so_again(router: Paths) -> None:
 
     know(router, 5)
     sockets(router, PROXIES)
-    percents = progress.i2p_progress(router, sleep, lambda: i2p.read_state(router, SILENCE))
+    percents = i2p_progress.progress(router, sleep, lambda: i2p.read_state(router, SILENCE))
     assert [(next(percents), passed) for _ in range(4)] == [
         (18, 0), (18, 30), (18, 60), (18, 90)
     ]  # fmt: skip
@@ -366,7 +366,7 @@ def test_router_that_comes_no_further_says_so_again(router: Paths) -> None:
 
 
 def test_host_hears_that_the_router_gave_up(router: Paths) -> None:
-    assert said(progress.i2p_progress(router, sleep=lambda _: None), failed=True) == [
+    assert said(i2p_progress.progress(router, sleep=lambda _: None), failed=True) == [
         "starting", "failed i2p",
     ]  # fmt: skip
 

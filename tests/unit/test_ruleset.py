@@ -21,13 +21,11 @@ from tails_profiles.firewall import (
     build_context,
     build_link_context,
     complement,
-    file_name,
-    lease_elements,
     link_tables,
-    proxy_elements,
     variants,
 )
 from tails_profiles.profile import Profile
+from tails_profiles.rule_files import file_name, lease_elements, proxy_elements
 from tails_profiles.ruleset import LOCKDOWN, render, render_named, templates, write_all
 
 GOLDEN = Path(__file__).parents[1] / "golden/rulesets"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles import boot, launch, launch_steps, qemu, settings, shares, virtualbox
+from tails_profiles import firewall_step, launch, launch_steps, qemu, settings, shares, virtualbox
 from tails_profiles.errors import LaunchError, SettingsError
 from tails_profiles.launch import LaunchPlan
 from tails_profiles.launch_steps import BindFolder, CheckClosed
@@ -199,10 +199,10 @@ def test_virtualbox_gets_the_same_folder_by_flags() -> None:
 
 def test_the_guest_s_step_finds_what_was_promised_and_nothing_otherwise(tmp_path: Path) -> None:
     paths, values = Paths(tmp_path), settings.defaults(Profile.APP_GUEST)
-    boot.write_configuration(values, paths)
+    firewall_step.write_configuration(values, paths)
     assert not paths.shares.exists()
     values = replace(values, shares=(Share("gnupg", Feature.GNUPG),))
-    boot.write_configuration(values, paths)
+    firewall_step.write_configuration(values, paths)
     assert paths.shares.read_text() == f"gnupg - ~/.gnupg {MOUNT_OPTIONS}\n"
     assert str(paths.shares.relative_to(tmp_path)) == "run/tails-profiles/shares"
 

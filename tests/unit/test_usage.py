@@ -15,7 +15,8 @@ from tails_profiles.cli import build_parser, main
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile
 from tails_profiles.selection import Selection
-from tails_profiles.status import I2pStatus, LinkStatus, Status, TorStatus
+from tails_profiles.status import I2pStatus, LinkStatus, Status
+from tails_profiles.tor_status import TorStatus
 from tests.unit.test_launch import plan as launch_plan
 
 SEEDS = {profile: bytes(64) for profile in GUESTS}

@@ -16,8 +16,8 @@ import pytest
 from scapy.all import ARP, IP, TCP, UDP, Ether, Packet  # type: ignore[attr-defined]
 
 from tails_profiles import constants as c
-from tails_profiles.firewall import file_name
 from tails_profiles.profile import Profile
+from tails_profiles.rule_files import file_name
 from tests.lab.i2pnet import NAME, PAGE, PORT, ROUTERS, I2pNetwork
 from tests.lab.tornet import AUTHORITIES, RELAYS, WEB
 from tests.lab.tornet import PAGE as TOR_PAGE

@@ -36,7 +36,7 @@ def progress(
             yield None
         if state.is_refused:
             raise I2pError(state.note)
-        if state.known is not None and state.known >= ROUTERS_WANTED:
+        if state.percent == 100 or (state.known or 0) >= ROUTERS_WANTED:
             i2p.forget_names(paths)
         if state.percent != last:
             last, looks = state.percent, 0

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from tails_profiles.bridges import Transport, parse_bridge
-from tails_profiles.constants import I2P_INNER, MAPPED, PRIVATE_RANGES, TOR_INNER, UPLINK
+from tails_profiles.constants import I2P_INNER, I2P_PORTS, MAPPED, PRIVATE_RANGES, TOR_INNER, UPLINK
 from tails_profiles.errors import InvalidSettingError, SettingsError
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.rule_files import TRANSPARENT
@@ -485,6 +485,10 @@ def _i2p(value: object, profile: Profile) -> I2pSettings | None:
     reseed = keys["reseed"]
     if reseed not in {None, "online", "bundle"} if isinstance(reseed, str | None) else True:
         raise InvalidSettingError("i2p.reseed", reseed, "null, 'online' or 'bundle'")
+    if port in I2P_PORTS:
+        # The router would take it on every address: app-guest would call the router's own port
+        # where it means the proxy, which then does not start.
+        raise InvalidSettingError("i2p.port", port, "a port that i2p-guest does not use itself")
     return I2pSettings(
         None if port is None else _integer(port, "i2p.port", 1024, 65535),
         reseed,

@@ -344,6 +344,21 @@ def test_router_that_found_nobody_ends_in_words_and_a_failure_for_the_host(
     assert not i2p.read_state(router, refused).is_refused
 
 
+def test_names_are_gone_once_the_router_is_ready_however_few_it_knows(router: Paths) -> None:
+    router.state.mkdir(parents=True)
+    router.i2pd_resolv_conf.write_text("nameserver 9.9.9.9\n")
+    sockets(router, PROXIES)
+    know(router, 5)
+    states = iter((SILENCE, STANDS))
+    percents = i2p_progress.progress(
+        router, sleep=lambda _: None, watch=lambda: i2p.read_state(router, next(states))
+    )
+    assert next(percents) == 18
+    assert "nameserver" in router.i2pd_resolv_conf.read_text()
+    assert list(percents) == [100]
+    assert "nameserver" not in router.i2pd_resolv_conf.read_text()
+
+
 def test_router_that_comes_no_further_says_so_again(router: Paths) -> None:
     """More often than the launcher's patience with silence: it is alive, and waits for others."""
     passed = 0.0

@@ -10,6 +10,8 @@ from tails_profiles.audit import Deviation, Opens, Report, profile_of, report, u
 from tails_profiles.constants import LINKS
 from tails_profiles.launch import CLOCK_RANGE, MACHINES
 from tails_profiles.profile import PROFILES, SETTINGS_TAG, Profile, token
+from tails_profiles.shares import FOLDERS
+from tails_profiles.vboxmanage import MARK
 from tails_profiles.virtualbox import Group
 from tails_profiles.virtualbox_machine import HARMLESS, READ, READERS, TESTING, Machine
 
@@ -27,7 +29,11 @@ def audit(vm: str, machine: Machine, wanted: Profile | None) -> Report:
     firmware = "efi" if machine.info.get("firmware", "").lower().startswith("efi") else "bios"
     fields = _dmi_fields(machine, firmware)
     profile = profile_of(fields, wanted)
-    return report(vm, "virtualbox", profile, _deviations(machine, profile, firmware, fields))
+    found = (
+        *_deviations(machine, profile, firmware, fields),
+        *_shares(machine, profile, asked=wanted is not None),
+    )
+    return report(vm, "virtualbox", profile, found)
 
 
 def _dmi_fields(machine: Machine, firmware: str) -> dict[str, str | None]:
@@ -55,7 +61,6 @@ def _deviations(
     yield from _adapters_beyond(machine)
     yield from _clock(machine, profile)
     yield from _storage(machine, promised=promised)
-    yield from _shares(machine)
     yield from _properties(machine)
     yield from _unknown_keys(machine, profile, [group for _, group in groups])
     yield from _unknown_settings(machine, silent)
@@ -233,11 +238,13 @@ def _contents(controller: ElementTree.Element) -> str:
     return f"of type {controller.get('type')} with " + (", ".join(drives) or "nothing attached")
 
 
-def _shares(machine: Machine) -> Iterator[Deviation]:
+def _shares(machine: Machine, profile: Profile, *, asked: bool) -> Iterator[Deviation]:
+    """Folders, but those that the launcher lends; ``asked``: somebody said which guest it is."""
     found = {
         share.get("name", ""): share.get("hostPath", "")
         + (", read-only" if share.get("writable") == "false" else ", writable")
         for share in machine.shares
+        if not _is_lent(share, machine, profile, asked=asked)
     }
     for key, name in machine.info.items():
         # Those of a running machine are in no file.
@@ -248,6 +255,29 @@ def _shares(machine: Machine) -> Iterator[Deviation]:
     for name, what in found.items():
         yield Deviation(f"shared folder {name!r}", what, "absent", Opens.CHANNEL,
                         virtualbox.SHARES)  # fmt: skip
+
+
+def _is_lent(
+    share: ElementTree.Element, machine: Machine, profile: Profile, *, asked: bool
+) -> bool:
+    """Whether a folder is one that this guest may have, and nothing about it is the guest's to use.
+
+    In a machine of the launcher's its path is the launcher's too; in another one it may be any,
+    once somebody has said that the machine is to be this guest.
+    """
+    row = next((row for row in FOLDERS.values() if row.tag == share.get("name")), None)
+    if row is None or row.guest is not profile or row.refused or row.needs_links:
+        return False
+    ours = machine.extradata.get(MARK) == profile and share.get("hostPath", "").endswith(
+        f"/shares/{profile}/{row.tag}"
+    )
+    return (
+        (ours or asked)
+        and not (row.must_write and share.get("writable") == "false")
+        # Where it is mounted is the guest's own table's affair.
+        and share.get("autoMount", "false") == "false"
+        and share.get("symlinkPolicy", "forbidden") in {"none", "forbidden"}
+    )
 
 
 def _properties(machine: Machine) -> Iterator[Deviation]:

@@ -65,7 +65,7 @@ def _virtualbox(vm: str, profile: Profile | None) -> Report | None:
     if uuid is None:
         return None
     answers = hypervisors.ask_virtualbox(program, uuid)
-    info = virtualbox_machine.parse_info(answers.info)
+    info = vboxmanage.parse_info(answers.info)
     if "CfgFile" not in info:
         raise AuditError(f"VirtualBox does not say where the settings of {vm!r} are")
     machine = virtualbox_machine.parse(

@@ -293,11 +293,15 @@ def sharing(plan: LaunchPlan, choices: Sequence[Choice]) -> LaunchPlan:
     """The same launch with folders of the user's; their ``source`` is absolute and no link.
 
     Raises LaunchError for folders that could not be kept apart from each other, from the image or
-    from the launch's own files, and with VirtualBox, whose guests mount nothing yet.
+    from the launch's own files, and for what VirtualBox's folders cannot hold.
     """
-    if choices and plan.virtualbox is not None:
-        raise LaunchError("with VirtualBox no folder is shared yet", hint="leave --share out")
     for choice in choices:
+        needs_links = FOLDERS[choice.feature].needs_links
+        if needs_links is not None and plan.virtualbox is not None:
+            raise LaunchError(
+                f"{choice.feature} cannot be shared by VirtualBox: {needs_links}",
+                hint="leave it out, or use --hypervisor qemu; see docs/shares.md",
+            )
         _require_shareable(choice.source, plan)
         for other in choices:
             if other is not choice and choice.source in (other.source, *other.source.parents):

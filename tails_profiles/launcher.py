@@ -207,7 +207,9 @@ class Launcher:
         if isinstance(step, Monitor):
             self._monitor(step)
         elif isinstance(step, MakeMachine):
-            vbox.ensure(step.machine, Tool(step.guest.profile, step.directory), step.version)
+            tool = Tool(step.guest.profile, step.directory)
+            for folder in vbox.ensure(step.machine, tool, step.version):
+                self._say(f"{step.guest.profile}: {folder}: removed")
         elif isinstance(step, AwaitRunning):
             known = self._guests[step.guest.profile]
             with self._named(step.guest):

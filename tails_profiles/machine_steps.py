@@ -3,12 +3,13 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
-from tails_profiles import vboxmanage
+from tails_profiles import vboxmanage, virtualbox_folders
 from tails_profiles.command import Command
 from tails_profiles.launch import GuestPlan
 from tails_profiles.vboxmanage import Call, Machine, Version
@@ -85,9 +86,17 @@ class MakeMachine:
                 *(self._line(call) for call in calls),
                 f"shows {self._line(vboxmanage.look(made))} <<'END'\n{info}\nEND",
                 f"shows {self._line(vboxmanage.look_at_extradata(made))} <<'END'\n{extradata}\nEND",
+                *self._shows_folders(),
                 f"whole {shlex.quote(str(made.settings_file))} {uuid}",
             )
         )
+
+    def _shows_folders(self) -> Iterator[str]:
+        wanted = virtualbox_folders.wanted(self.machine.shares)
+        if wanted:
+            lines = "\n".join(starmap(virtualbox_folders.shown_line, wanted.items()))
+            line = self._line(vboxmanage.look_at_folders(self.machine))
+            yield f"shows {line} <<'END'\n{lines}\nEND"
 
     def _line(self, call: Call) -> str:
         return vboxmanage.command(self.guest.profile, self.directory, call).display()

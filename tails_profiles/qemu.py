@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from tails_profiles import runner
 from tails_profiles.command import Command
 from tails_profiles.constants import (
     ACPI_OEM_ID,
@@ -62,8 +63,8 @@ def guest_command(guest: GuestPlan, plan: LaunchPlan) -> Command:
 
     Under systemd it ends once the unit runs; without, it becomes QEMU.
     """
-    runner = _systemd(guest, plan) if plan.systemd else _setpriv(guest, plan)
-    return Command((*runner, *_identity_of_shares(guest), *qemu_argv(guest, plan)))
+    before = _systemd(guest, plan) if plan.systemd else _setpriv(guest, plan)
+    return Command((*before, *_identity_of_shares(guest), *qemu_argv(guest, plan)))
 
 
 def _identity_of_shares(guest: GuestPlan) -> tuple[str, ...]:
@@ -86,26 +87,9 @@ def unit_name(profile: Profile) -> str:
     return f"{UNIT_PREFIX}{profile}.service"
 
 
-def _setpriv(guest: GuestPlan, plan: LaunchPlan) -> Iterator[str]:
-    # Sockets of the inner links are for the group; nothing is for others. No core files: they
-    # would hold guest memory.
-    yield from ("/bin/sh", "-c", 'umask 007; ulimit -c 0; exec "$@"', guest.profile.value)
-    if not guest.profile.is_gateway:
-        # app-guest's machine has no network, whoever escapes into it: an empty network namespace.
-        # Gateways stay in this one, under the host's rule set.
-        yield from ("/usr/bin/unshare", "--net")
-    yield from (
-        "/usr/bin/setpriv",
-        f"--reuid={guest.user}",
-        f"--regid={guest.user}",
-        f"--groups={_groups(plan)}",
-        "--bounding-set=-all",
-        "--inh-caps=-all",
-        "--no-new-privs",
-        # Whoever started this: the session, its keys and its agents.
-        "--reset-env",
-        "--",
-    )
+def _setpriv(guest: GuestPlan, plan: LaunchPlan) -> tuple[str, ...]:
+    # Sockets of the inner links are for the group; nothing is for others.
+    return runner.machine(guest.profile, "007", groups=_groups(plan))
 
 
 def _groups(plan: LaunchPlan) -> str:

@@ -23,6 +23,9 @@ LIVE_UID = 1000
 #: How a guest mounts a 9p share (Documentation/filesystems/9p.rst): ``cache=mmap`` because SQLite
 #: maps a file that several programs write; everything else goes to the host at once.
 MOUNT_OPTIONS = "trans=virtio,version=9p2000.L,cache=mmap,msize=262144,nosuid,nodev"
+#: And one of VirtualBox (fs/vboxsf/super.c of the kernel), beside the owner of everything in it,
+#: whom the guest's step knows. ``ttl=0``: each look at a file asks the host.
+VBOXSF_OPTIONS = "nls=utf8,ttl=0,nosuid,nodev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Folder:
 
     ``destination`` begins with ``~`` where it is in the home of the live user. ``owner`` is an
     account of the guest, None for the live user. ``refused`` says why it is not shared at all,
-    ``must_write`` why it cannot be shared read-only.
+    ``must_write`` why it cannot be shared read-only, ``needs_links`` why not by VirtualBox, whose
+    folders hold files and directories and nothing else.
     """
 
     feature: Feature
@@ -40,6 +44,7 @@ class Folder:
     owner: str | None = None
     refused: str | None = None
     must_write: str | None = None
+    needs_links: str | None = None
 
     @property
     def guest(self) -> Profile:
@@ -51,9 +56,18 @@ _ROOTS = "root of app-guest would act on it, at every start, whatever an earlier
 _TABLE = (
     Folder(Feature.PERSISTENT_DIRECTORY, "persistent-directory", "~/Persistent"),
     Folder(Feature.BROWSER_BOOKMARKS, "browser-bookmarks", "~/.mozilla/firefox/bookmarks"),
-    Folder(Feature.THUNDERBIRD, "thunderbird", "~/.thunderbird"),
-    Folder(Feature.GNUPG, "gnupg", "~/.gnupg"),
-    Folder(Feature.ELECTRUM, "electrum", "~/.electrum"),
+    Folder(
+        Feature.THUNDERBIRD, "thunderbird", "~/.thunderbird",
+        needs_links="its profile is locked by a symbolic link",
+    ),
+    Folder(
+        Feature.GNUPG, "gnupg", "~/.gnupg",
+        needs_links="its locks are hard links, and its agents listen on sockets there",
+    ),
+    Folder(
+        Feature.ELECTRUM, "electrum", "~/.electrum",
+        needs_links="its daemon listens on a socket there",
+    ),
     Folder(Feature.PIDGIN, "pidgin", "~/.purple"),
     Folder(Feature.SSH_CLIENT, "ssh-client", "~/.ssh"),
     Folder(
@@ -151,8 +165,12 @@ def _promised(share: Share) -> Folder:
 
 
 def mount_table(settings: Settings) -> str:
-    """What the guest's step mounts, a line each: tag, owner or ``-``, destination, options."""
+    """What the guest's step mounts, a line each.
+
+    Tag, owner or ``-``, destination, options for 9p and for vboxsf: the step sees which it is.
+    """
+    options = f"{MOUNT_OPTIONS} {VBOXSF_OPTIONS}"
     return "".join(
-        f"{folder.tag} {folder.owner or '-'} {folder.destination} {MOUNT_OPTIONS}\n"
+        f"{folder.tag} {folder.owner or '-'} {folder.destination} {options}\n"
         for folder in promised(settings)
     )

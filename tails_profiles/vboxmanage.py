@@ -18,13 +18,13 @@ from typing import NamedTuple
 from uuid import UUID
 from xml.sax.saxutils import quoteattr
 
-from tails_profiles import virtualbox
+from tails_profiles import runner, virtualbox, virtualbox_folders
 from tails_profiles.command import Command
-from tails_profiles.constants import APP_USER, GATEWAY_USER
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import Display, GuestPlan, LaunchPlan
 from tails_profiles.profile import Profile
 from tails_profiles.qemu import unit_name
+from tails_profiles.shares import SharedFolder
 
 #: Oracle's packages and Debian's have everything here. ``/usr/bin/VBoxManage`` is a script before
 #: it, which prints warnings to standard output.
@@ -166,6 +166,7 @@ class Machine:
     options: Options
     extradata: Mapping[str, str]
     media: tuple[Medium, ...]
+    shares: tuple[SharedFolder, ...] = ()
 
     @property
     def settings_file(self) -> Path:
@@ -213,6 +214,7 @@ def machine(guest: GuestPlan, plan: LaunchPlan, version: Version) -> Machine:
         },
         {**extradata, MARK: guest.profile.value},
         (Medium(0, 0, plan.image), Medium(0, 1, guest.settings_disk)),
+        guest.shares,
     )
 
 
@@ -284,21 +286,7 @@ def manager(profile: Profile, directory: Path) -> tuple[str, ...]:
     another machine, it cannot, since that needs a set-user-id program; and app-guest's has no
     network.
     """
-    user = GATEWAY_USER if profile.is_gateway else APP_USER
-    return (
-        *(() if profile.is_gateway else ("/usr/bin/unshare", "--net")),
-        "/usr/bin/setpriv",
-        f"--reuid={user}",
-        f"--regid={user}",
-        "--clear-groups",
-        "--bounding-set=-all",
-        "--inh-caps=-all",
-        "--no-new-privs",
-        "--reset-env",
-        "--",
-        "/usr/bin/env",
-        *environment(profile, directory),
-    )
+    return (*runner.as_user(profile), "/usr/bin/env", *environment(profile, directory))
 
 
 def command(profile: Profile, directory: Path, words: Iterable[str]) -> Command:
@@ -343,27 +331,13 @@ def front_end(guest: GuestPlan, directory: Path, display: Display | None) -> tup
 
 def start_command(guest: GuestPlan, plan: LaunchPlan, display: Display | None) -> Command:
     """The command that runs one guest's machine, as its user and in its namespace."""
-    runner = _systemd(guest, plan) if plan.systemd else _setpriv(guest)
-    return Command((*runner, *front_end(guest, plan.directory, display)))
-
-
-def _setpriv(guest: GuestPlan) -> Iterator[str]:
-    # No core files: they would hold guest memory.
-    yield from ("/bin/sh", "-c", 'umask 077; ulimit -c 0; exec "$@"', guest.profile.value)
-    if not guest.profile.is_gateway:
-        # Its links are in VirtualBox's kernel driver: it needs no network, whoever breaks out.
-        yield from ("/usr/bin/unshare", "--net")
-    yield from (
-        "/usr/bin/setpriv",
-        f"--reuid={guest.user}",
-        f"--regid={guest.user}",
-        "--clear-groups",
+    before = (
+        _systemd(guest, plan)
+        if plan.systemd
         # Not all, and with new privileges: the program opens the driver as root, then drops them.
-        f"--bounding-set={_DROPPED}",
-        "--inh-caps=-all",
-        "--reset-env",
-        "--",
+        else runner.machine(guest.profile, "077", dropped=_DROPPED)
     )
+    return Command((*before, *front_end(guest, plan.directory, display)))
 
 
 def _systemd(guest: GuestPlan, plan: LaunchPlan) -> Iterator[str]:
@@ -384,7 +358,12 @@ def _systemd(guest: GuestPlan, plan: LaunchPlan) -> Iterator[str]:
         + " ".join(f"CAP_{name.removeprefix('-').upper()}" for name in _DROPPED.split(",")),
         "ProtectSystem": "strict",
         "ProtectHome": "read-only",
-        "ReadWritePaths": f"{guest.directory} {place} /tmp",
+        "ReadWritePaths": " ".join(
+            (
+                f"{guest.directory} {place} /tmp",
+                *(str(share.target) for share in guest.shares if share.writable),
+            )
+        ),
         "DevicePolicy": "closed",
         "ProtectControlGroups": "yes",
         # Guest memory never reaches the host's disk.
@@ -429,6 +408,7 @@ def create(made: Machine, version: Version) -> tuple[Call, ...]:
         modify(made, version),
         add_controller(made),
         *(attach(made, medium) for medium in made.media),
+        *(share_folder(made, share) for share in made.shares),
     )  # fmt: skip
 
 
@@ -446,6 +426,11 @@ def remove_files(made: Machine) -> Call:
 def look(made: Machine) -> Call:
     """Show what it is."""
     return (VBOXMANAGE, "showvminfo", str(made.uuid), "--machinereadable")
+
+
+def look_at_folders(made: Machine) -> Call:
+    """Show all of its shared folders, in the midst of much else; ``look`` shows half of it."""
+    return (VBOXMANAGE, "showvminfo", str(made.uuid))
 
 
 def look_at_extradata(made: Machine) -> Call:
@@ -488,6 +473,11 @@ def attach(made: Machine, medium: Medium) -> Call:
     )  # fmt: skip
 
 
+def share_folder(made: Machine, share: SharedFolder) -> Call:
+    """Share a folder, which must be there by then."""
+    return (VBOXMANAGE, *virtualbox_folders.add(made.uuid, share))
+
+
 def set_extradata(made: Machine, key: str, value: str) -> Call:
     """Set one key; an empty value deletes it."""
     return (VBOXMANAGE, "setextradata", str(made.uuid), key, *([value] if value else []))
@@ -506,27 +496,30 @@ def _insertion(extradata: Mapping[str, str]) -> str:
 # ---- reading it back
 
 
-_LINE = re.compile(r'(?:"([^"]+)"|([A-Za-z][\w()/-]*))=(.*)')
+_LINE = re.compile(
+    r'^(?:"(?P<quoted>[^"\n]+)"|(?P<key>[A-Za-z][\w()\[\]/-]*))='
+    r'(?:"(?P<text>(?:[^"\\]|\\.)*)"[^\n]*|(?P<word>[^"\n][^\n]*|))$',
+    re.MULTILINE,
+)
 _CPUID = re.compile(r"cpuid=[0-9a-f]{8}(?:,[0-9a-f]{8}){5}")
 
 
 def parse_info(text: str) -> dict[str, str]:
-    """``showvminfo --machinereadable``, by key; what comes before and between is ignored.
+    """``showvminfo --machinereadable``, by key.
 
-    A key that is there twice has both values, in two lines: no value that is looked for has two.
-    After a CPUID leaf the end of the line is missing: leaves are ``cpuid/LEAF``.
+    Values in quotes may hold line breaks; quotes and backslashes in them are escaped. Keys may be
+    in quotes. After a CPUID leaf the end of the line is missing: leaves are ``cpuid/LEAF``. A key
+    that is there twice has both values, in two lines: no value that is looked for has two. Whatever
+    else stands there (a warning of Debian's script before it) is ignored.
     """
     found: dict[str, str] = {}
-    for line in _CPUID.sub(lambda leaf: f"{leaf[0]}\n", text).splitlines():
-        match = _LINE.match(line)
-        if match is None:
-            continue
-        key, value = match[1] or match[2], match[3]
-        if key == "cpuid":
+    for match in _LINE.finditer(_CPUID.sub(lambda leaf: f"{leaf[0]}\n", text)):
+        key, value = match["quoted"] or match["key"], match["word"]
+        if value is None:
+            value = re.sub(r"\\(.)", r"\1", match["text"])
+        elif key == "cpuid":
             leaf, _, value = value.partition(",")
             key = f"cpuid/{leaf}"
-        elif value.startswith('"'):
-            value = re.sub(r"\\(.)", r"\1", value[1:].rstrip().removesuffix('"'))
         found[key] = f"{found[key]}\n{value}" if key in found else value
     return found
 
@@ -546,6 +539,13 @@ def parse_extradata(text: str) -> dict[str, str]:
         elif key is not None:
             found[key] += f"\n{line}"
     return found
+
+
+def complaint(text: str) -> str:
+    """The first thing that VBoxManage complains of in what it printed, in a line."""
+    found = re.search(r"^VBoxManage: error: (.+)$", text, re.MULTILINE)
+    lines = text.strip().splitlines()
+    return (found[1] if found else lines[-1] if lines else "it said nothing")[:300]
 
 
 def parse_list(text: str) -> dict[UUID, str]:
@@ -699,18 +699,31 @@ class Difference:
 
 #: What no machine of ours has: doors that somebody else made.
 _FOREIGN = re.compile(
-    r"Forwarding\(.*|SharedFolder.*|USBFilter.*|(Current)?SnapshotName.*|AttachedHostPCI.*"
+    r"Forwarding\(.*|USBFilter.*|(Current)?SnapshotName.*|AttachedHostPCI.*"
     r"|storagecontrollername[1-9]|nic9|videocapture.*"
 )
 #: States in which a machine's settings are its own.
 _AT_REST = frozenset({"poweroff", "aborted"})
 
 
-def differences(
-    made: Machine, info: Mapping[str, str], extradata: Mapping[str, str], version: Version
-) -> tuple[Difference, ...]:
-    """Where a machine, as ``parse_info`` and ``parse_extradata`` have it, is not ``made``."""
-    return (*info_differences(made, info, version), *extradata_differences(made, extradata))
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What VBoxManage shows of a machine: as ``parse_info``, ``parse_extradata`` and
+    ``virtualbox_folders.parse`` have it.
+    """
+
+    info: Mapping[str, str]
+    extradata: Mapping[str, str]
+    folders: Mapping[str, str]
+
+
+def differences(made: Machine, shown: Shown, version: Version) -> tuple[Difference, ...]:
+    """Where a machine is not ``made``."""
+    return (
+        *info_differences(made, shown.info, version),
+        *extradata_differences(made, shown.extradata),
+        *folder_differences(made, shown.folders),
+    )
 
 
 def info_differences(
@@ -740,6 +753,34 @@ def extradata_differences(made: Machine, extradata: Mapping[str, str]) -> Iterat
             yield Difference(key, None, value)
 
 
+#: What the key of a folder's difference begins with.
+_FOLDER = "shared folder "
+
+
+def folder_differences(made: Machine, folders: Mapping[str, str]) -> Iterator[Difference]:
+    """The same of its shared folders; those that nobody asked for come first."""
+    wanted = virtualbox_folders.wanted(made.shares)
+    for name, text in folders.items():
+        if name not in wanted:
+            yield Difference(f"{_FOLDER}{name}", None, text)
+    for name, text in wanted.items():
+        if folders.get(name) != text:
+            yield Difference(f"{_FOLDER}{name}", text, folders.get(name))
+
+
+def foreign_folders(found: Iterable[Difference]) -> tuple[Difference, ...]:
+    """Those of the differences that are folders nobody asked for."""
+    return tuple(each for each in found if each.key.startswith(_FOLDER) and each.wanted is None)
+
+
+def _repair_folder(made: Machine, found: Difference) -> Iterator[Call]:
+    """Removed and shared again: 6.1 to 7.1 cannot change one."""
+    name = found.key.removeprefix(_FOLDER)
+    for words in virtualbox_folders.remove(made.uuid, name, found.found or ""):
+        yield (VBOXMANAGE, *words)
+    yield from (share_folder(made, share) for share in made.shares if share.tag == name)
+
+
 def repair(made: Machine, found: Iterable[Difference], version: Version) -> tuple[Call, ...] | None:
     """The calls after which nothing of ``found`` is left; None where only a new machine helps.
 
@@ -756,6 +797,8 @@ def repair(made: Machine, found: Iterable[Difference], version: Version) -> tupl
             calls.insert(0, add_controller(made))
         elif each.key in drives:
             calls.append(attach(made, drives[each.key]))
+        elif each.key.startswith(_FOLDER):
+            calls.extend(_repair_folder(made, each))
         elif each.found is None and (each.key in _DRIVES or each.key == "storagecontrollertype0"):
             continue  # of the same controller
         elif each.key not in settable:

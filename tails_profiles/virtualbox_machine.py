@@ -74,27 +74,6 @@ class Machine:
     properties: frozenset[str]
 
 
-def parse_info(text: str) -> dict[str, str]:
-    """The answer of ``showvminfo --machinereadable``.
-
-    Values in quotes may hold line breaks; quotes and backslashes in them are escaped. Keys may be
-    in quotes. Whatever else stands there (a warning of Debian's wrapper before it) is no line of
-    that form. The first of two lines with one key counts.
-    """
-    found: dict[str, str] = {}
-    line = re.compile(
-        r'^(?:"(?P<quoted>[^"\n]+)"|(?P<key>[A-Za-z][\w()\[\]/-]*))='
-        r'(?:"(?P<text>(?:[^"\\]|\\.)*)"[^\n]*|(?P<word>[^"\n][^\n]*|))$',
-        re.MULTILINE,
-    )
-    for match in line.finditer(text):
-        value = match["word"]
-        if value is None:
-            value = re.sub(r"\\(.)", r"\1", match["text"])
-        found.setdefault(match["quoted"] or match["key"], value)
-    return found
-
-
 def parse_properties(text: str) -> frozenset[str]:
     """The names in the answer of ``guestproperty enumerate``, in the forms of 7.0 and 7.1."""
     return frozenset(re.findall(r"^(?:Name: )?(/[^\s,]+)", text, re.MULTILINE))

@@ -3,7 +3,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from tails_profiles.command import Command
 from tails_profiles.errors import AuditError, CommandError, CommandNotFoundError
 from tails_profiles.system.process import Completed, read
-from tails_profiles.vboxmanage import VBOXMANAGE
+from tails_profiles.vboxmanage import VBOXMANAGE, complaint
 
 #: Bytes; a machine with every setting there is has a hundredth.
 LIMIT = 4 << 20
@@ -59,9 +58,8 @@ def ask_virtualbox(program: str, uuid: str) -> VirtualBoxAnswers:
         Command((program, "showvminfo", uuid, "--machinereadable")), limit=LIMIT, ok=range(256)
     )
     if info.status != 0:
-        found = re.search(r"^VBoxManage: error: (.+)$", info.stderr, re.MULTILINE)
         raise AuditError(
-            f"VirtualBox cannot show {uuid}: {found[1] if found else 'it does not say why'}",
+            f"VirtualBox cannot show {uuid}: {complaint(info.stderr)}",
             hint="its files may be gone or damaged, or it is just starting",
         )
     return VirtualBoxAnswers(

@@ -3,21 +3,20 @@
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-from tails_profiles import vboxdrv, vboxmanage
+from tails_profiles import vboxdrv, vboxmanage, virtualbox_folders
 from tails_profiles.command import Command
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import Display
 from tails_profiles.profile import Profile
-from tails_profiles.system import machines
+from tails_profiles.system import machines, mounts
 from tails_profiles.system.process import run
 from tails_profiles.vboxdrv import DriverFacts
-from tails_profiles.vboxmanage import Call, Difference, Machine, Version
+from tails_profiles.vboxmanage import Call, Difference, Machine, Shown, Version
 
 #: Bytes below which a disk is called full: several of VirtualBox's files.
 _FULL = 64 * 1024
@@ -34,7 +33,7 @@ class Tool:
         """Run one call; returns what it printed. Raises LaunchError with VirtualBox's reason."""
         done = run(vboxmanage.command(self._profile, self._directory, call), ok=range(256))
         if done.status != 0:
-            said = _reason(done.stderr or done.stdout)
+            said = vboxmanage.complaint(done.stderr or done.stdout)
             raise LaunchError(
                 f"{self._profile}: {Path(call[0]).name} {call[1]} failed: {said}",
                 hint=_hint(said) or _full(vboxmanage.home(self._profile, self._directory)),
@@ -55,22 +54,25 @@ class Tool:
 
     def differences(self, made: Machine, version: Version) -> tuple[Difference, ...]:
         """Where the machine is not as it must be."""
-        return vboxmanage.differences(
-            made,
-            vboxmanage.parse_info(self.call(vboxmanage.look(made))),
-            vboxmanage.parse_extradata(self.call(vboxmanage.look_at_extradata(made))),
-            version,
-        )
+        info = vboxmanage.parse_info(self.call(vboxmanage.look(made)))
+        extradata = vboxmanage.parse_extradata(self.call(vboxmanage.look_at_extradata(made)))
+        folders = {}
+        if made.shares or virtualbox_folders.any_in(info):
+            folders = virtualbox_folders.parse(self.call(vboxmanage.look_at_folders(made)))
+        return vboxmanage.differences(made, Shown(info, extradata, folders), version)
 
 
-def ensure(made: Machine, tool: Tool, version: Version) -> None:
+def ensure(made: Machine, tool: Tool, version: Version) -> tuple[Difference, ...]:
     """See that the machine is there and as it must be: made, mended or left as it is.
 
-    Raises LaunchError where it cannot be, where a machine that is not ours is in the way, and
-    where VirtualBox says done and shows something else.
+    Returns the shared folders of it that nobody asked for, which are removed. Raises LaunchError
+    where it cannot be, where a machine that is not ours is in the way, and where VirtualBox says
+    done and shows something else.
     """
     _require_media(made)
-    for call in _needed(made, tool, version):
+    _require_folders(made)
+    found = _found(made, tool, version)
+    for call in _needed(made, found, version):
         tool.call(call)
     left = tool.differences(made, version)
     # Once more: a settings file in which sed found no place for extradata.
@@ -84,6 +86,7 @@ def ensure(made: Machine, tool: Tool, version: Version) -> None:
             hint=_full(made.folder) or "stop the guests, and start them again",
         )
     _require_saved(made)
+    return vboxmanage.foreign_folders(found or ())
 
 
 def _require_saved(made: Machine) -> None:
@@ -109,7 +112,11 @@ def _read(path: Path) -> bytes | None:
         return file.read(1 << 20)
 
 
-def _needed(made: Machine, tool: Tool, version: Version) -> Iterator[Call]:
+def _found(made: Machine, tool: Tool, version: Version) -> tuple[Difference, ...] | None:
+    """Where the machine that is there differs; None where there is none.
+
+    One whose file cannot be read differs in that. Raises LaunchError where it is not ours.
+    """
     known = tool.machines()
     name = known.get(made.uuid)
     for uuid, other in known.items():
@@ -119,17 +126,26 @@ def _needed(made: Machine, tool: Tool, version: Version) -> Iterator[Call]:
                 hint=f"the list below {made.folder.parent} is for this program alone",
             )
     if name is None:
+        return None
+    if name == vboxmanage.INACCESSIBLE:
+        return (Difference("name", made.profile.value, name),)
+    found = tool.differences(made, version)
+    _require_ours(made, found)
+    return found
+
+
+def _needed(
+    made: Machine, found: tuple[Difference, ...] | None, version: Version
+) -> Iterator[Call]:
+    if found is None:
         # Of a start that was killed before the machine was in the list.
         yield from _remove_leftover(made)
         yield from vboxmanage.create(made, version)
         return
-    if name != vboxmanage.INACCESSIBLE:
-        found = tool.differences(made, version)
-        _require_ours(made, found)
-        calls = vboxmanage.repair(made, found, version)
-        if calls is not None:
-            yield from calls
-            return
+    calls = vboxmanage.repair(made, found, version)
+    if calls is not None:
+        yield from calls
+        return
     yield vboxmanage.forget(made)
     yield vboxmanage.remove_files(made)
     yield from vboxmanage.create(made, version)
@@ -169,11 +185,14 @@ def _require_media(made: Machine) -> None:
             raise LaunchError(f"{made.profile}: {medium.path} is missing, or is no file")
 
 
-def _reason(text: str) -> str:
-    """The first thing that VBoxManage complains of, in a line."""
-    found = re.search(r"^VBoxManage: error: (.+)$", text, re.MULTILINE)
-    lines = text.strip().splitlines()
-    return (found[1] if found else lines[-1] if lines else "it said nothing")[:300]
+def _require_folders(made: Machine) -> None:
+    """VirtualBox starts a machine whose folder is missing, without it; so nothing is started."""
+    for share in made.shares:
+        if share.target not in mounts.below(share.target.parent):
+            raise LaunchError(
+                f"{made.profile}: {share.feature} is not mounted on {share.target}",
+                hint="stop the guests, and start them again",
+            )
 
 
 _HINTS = (

@@ -25,6 +25,7 @@ from tails_profiles import (
     libvirt,
     qemu,
     recipe,
+    vboxmanage,
     virtualbox,
     virtualbox_machine,
 )
@@ -427,13 +428,17 @@ def test_showvminfo_is_read_back_as_it_was_written(values: dict[str, str], banne
         for key, value in values.items()
     ]
     text = (BANNER if banner else "") + "".join(f"{line}\n" for line in lines)
-    expected = {key.strip('"'): value for key, value in reversed(values.items())}
-    assert virtualbox_machine.parse_info(text) == expected
+    expected: dict[str, str] = {}
+    for key, value in values.items():
+        name = key.strip('"')
+        # Both values of a key that is there twice.
+        expected[name] = f"{expected[name]}\n{value}" if name in expected else value
+    assert vboxmanage.parse_info(text) == expected
 
 
 @given(st.text())
 def test_no_text_breaks_the_parsers(text: str) -> None:
-    virtualbox_machine.parse_info(text)
+    vboxmanage.parse_info(text)
     virtualbox_machine.parse_properties(text)
 
 
@@ -455,7 +460,7 @@ SharedFolderNameMachineMapping1="t"
 vrdeproperty[TCP/Address]=<not set>
 VideoMode="720,400,0"@0,0 1
 """
-    found = virtualbox_machine.parse_info(BANNER + text)
+    found = vboxmanage.parse_info(BANNER + text)
     assert found["nic3"] == "nat"
     assert found["memory"] == "320"
     assert found["IDE-0-0"] == "/tmp/a b.iso"
@@ -566,19 +571,64 @@ RECORDS = Path(__file__).parents[1] / "data/virtualbox"
 
 def recorded(
     profile: Profile, *, info: Mapping[str, str] | None = None, properties: str = "",
-    extradata: str = "", old: str = "", new: str = "",
+    extradata: str = "", old: str = "", new: str = "", wanted: Profile | None = None,
 ) -> list[str]:  # fmt: skip
     """What is named of a machine that the real VirtualBox made from the recipe.
 
     ``info`` replaces values of showvminfo, ``new`` replaces ``old`` in the settings file.
     """
-    said = virtualbox_machine.parse_info(BANNER + (RECORDS / f"{profile}.info").read_text())
+    said = vboxmanage.parse_info(BANNER + (RECORDS / f"{profile}.info").read_text())
     text = (RECORDS / f"{profile}.vbox").read_text()
     assert old in text
     machine = virtualbox_machine.parse(
         {**said, **(info or {})}, text.replace(old, new, 1), extradata, properties
     )
-    return [each.setting for each in audit_virtualbox.audit("vm", machine, None).deviations]
+    return [each.setting for each in audit_virtualbox.audit("vm", machine, wanted).deviations]
+
+
+LENT = {
+    "name": "ssh-client", "hostPath": "/run/x/shares/app-guest/ssh-client", "writable": "true",
+    "autoMount": "false",
+}  # fmt: skip
+
+
+def with_folder(profile: Profile, wanted: Profile | None, mark: str, **change: str) -> list[str]:
+    attributes = " ".join(f'{key}="{value}"' for key, value in {**LENT, **change}.items())
+    text = f"<SharedFolders><SharedFolder {attributes}/></SharedFolders>"
+    extradata = f"Key: tails-profiles/guest, Value: {mark}\n" if mark else ""
+    return recorded(profile, extradata=extradata, wanted=wanted, old="<RTC ", new=f"{text}<RTC ")
+
+
+@pytest.mark.parametrize("access", ["true", "false"])
+def test_folder_that_the_launcher_lends_is_not_named_in_its_machine(access: str) -> None:
+    assert with_folder(APP, None, "app-guest", writable=access) == []
+    # Nor in another one, once somebody has said that it is to be this guest.
+    assert with_folder(APP, APP, "", hostPath="/home/u/keys", writable=access) == []
+
+
+@pytest.mark.parametrize(
+    ("profile", "wanted", "mark", "change"),
+    [
+        (APP, None, "", {}),
+        (APP, None, "tor-guest", {}),
+        (APP, None, "app-guest", {"hostPath": "/home/u/keys"}),
+        (APP, None, "app-guest", {"hostPath": "/run/x/shares/tor-guest/ssh-client"}),
+        (APP, APP, "app-guest", {"name": "x"}),
+        (APP, APP, "app-guest", {"name": "tor-data"}),
+        # Of a feature that is refused, everywhere or here.
+        (APP, APP, "app-guest", {"name": "dotfiles"}),
+        (APP, APP, "app-guest", {"name": "gnupg"}),
+        (APP, APP, "app-guest", {"autoMount": "true"}),
+        (APP, APP, "app-guest", {"symlinkPolicy": "any"}),
+        (TOR, TOR, "tor-guest", {}),
+        (TOR, TOR, "tor-guest", {"name": "tor-data", "writable": "false"}),
+    ],
+)
+def test_every_other_folder_is_named(
+    profile: Profile, wanted: Profile | None, mark: str, change: dict[str, str]
+) -> None:
+    name = change.get("name", "ssh-client")
+    assert with_folder(profile, wanted, mark, **change) == [f"shared folder {name!r}"]
 
 
 @pytest.mark.parametrize("profile", GUESTS)
@@ -617,7 +667,7 @@ def test_keys_of_the_other_firmware_carry_nothing() -> None:
 
 
 def test_what_an_answer_leaves_out_is_named() -> None:
-    said = virtualbox_machine.parse_info((RECORDS / "tor-guest.info").read_text())
+    said = vboxmanage.parse_info((RECORDS / "tor-guest.info").read_text())
     text = (RECORDS / "tor-guest.vbox").read_text()
     for key in ("vrde", "nic1", "boot2", "hpet", "rtcuseutc", "biossystemtimeoffset"):
         less = {name: value for name, value in said.items() if name != key}
@@ -680,7 +730,7 @@ def test_drives_of_older_settings_are_looked_at() -> None:
     text = (RECORDS / "tor-guest.vbox").read_text()
     start, end = text.index("<StorageControllers>"), text.index("</StorageControllers>") + 21
     moved = text[:start] + text[end:].replace("</Hardware>", f"</Hardware>{text[start:end]}")
-    said = virtualbox_machine.parse_info((RECORDS / "tor-guest.info").read_text())
+    said = vboxmanage.parse_info((RECORDS / "tor-guest.info").read_text())
 
     def named(settings: str) -> list[str]:
         machine = virtualbox_machine.parse(said, settings, "", "")

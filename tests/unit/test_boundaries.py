@@ -36,6 +36,7 @@ PURE = (
     "qemu",
     "recipe",
     "rule_files",
+    "runner",
     "selection",
     "selftest",
     "session",
@@ -49,6 +50,7 @@ PURE = (
     "vboxdrv",
     "vboxmanage",
     "virtualbox",
+    "virtualbox_folders",
     "virtualbox_machine",
 )
 STEPS = ("lockdown", "firewall", "links")

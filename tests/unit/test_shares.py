@@ -10,11 +10,11 @@ from tails_profiles import firewall_step, launch, launch_steps, qemu, settings, 
 from tails_profiles.errors import LaunchError, SettingsError
 from tails_profiles.launch import LaunchPlan
 from tails_profiles.launch_steps import BindFolder, CheckClosed
-from tails_profiles.machine_steps import StartMachine
+from tails_profiles.machine_steps import MakeMachine, StartMachine
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
 from tails_profiles.settings import TOR_FEATURES, Feature, Share
-from tails_profiles.shares import FOLDERS, MOUNT_OPTIONS, Choice, parse_choice
+from tails_profiles.shares import FOLDERS, MOUNT_OPTIONS, VBOXSF_OPTIONS, Choice, parse_choice
 from tests.unit.test_launch import FACTS, SEEDS, argv, option, plan
 
 HOME = Path("/home/u")
@@ -169,10 +169,14 @@ def test_a_guest_takes_destinations_from_its_own_table() -> None:
         settings.defaults(Profile.APP_GUEST),
         shares=(Share("ssh-client", Feature.SSH_CLIENT), Share("gnupg", Feature.GNUPG)),
     )
+    options = f"{MOUNT_OPTIONS} {VBOXSF_OPTIONS}"
     assert shares.mount_table(values) == (
-        f"ssh-client - ~/.ssh {MOUNT_OPTIONS}\ngnupg - ~/.gnupg {MOUNT_OPTIONS}\n"
+        f"ssh-client - ~/.ssh {options}\ngnupg - ~/.gnupg {options}\n"
     )
     assert "nosuid,nodev" in MOUNT_OPTIONS
+    assert "nosuid,nodev" in VBOXSF_OPTIONS
+    # The step puts the owner before these, and takes them as words of one line.
+    assert " " not in options.replace(" ", "", 1)
 
 
 @pytest.mark.parametrize(
@@ -203,12 +207,35 @@ def test_the_guest_s_step_finds_what_was_promised_and_nothing_otherwise(tmp_path
     assert not paths.shares.exists()
     values = replace(values, shares=(Share("gnupg", Feature.GNUPG),))
     firewall_step.write_configuration(values, paths)
-    assert paths.shares.read_text() == f"gnupg - ~/.gnupg {MOUNT_OPTIONS}\n"
+    assert paths.shares.read_text() == f"gnupg - ~/.gnupg {MOUNT_OPTIONS} {VBOXSF_OPTIONS}\n"
     assert str(paths.shares.relative_to(tmp_path)) == "run/tails-profiles/shares"
 
 
-def test_with_virtualbox_no_folder_is_shared_yet() -> None:
-    made = replace(plan(), virtualbox=launch.VirtualBoxFacts((7, 2), None))
-    with pytest.raises(LaunchError, match="with VirtualBox no folder is shared yet"):
-        shared(SSH, base=made)
-    assert shared(base=made) == made
+def virtual_box(made: LaunchPlan) -> LaunchPlan:
+    return replace(made, virtualbox=launch.VirtualBoxFacts((7, 2), None))
+
+
+@pytest.mark.parametrize("feature", [Feature.GNUPG, Feature.THUNDERBIRD, Feature.ELECTRUM])
+def test_what_needs_links_or_sockets_is_refused_with_virtualbox(feature: Feature) -> None:
+    choice = replace(SSH, feature=feature)
+    shared(choice)
+    with pytest.raises(LaunchError, match=f"{feature} cannot be shared by VirtualBox: its ") as err:
+        shared(choice, base=virtual_box(plan()))
+    assert err.value.hint is not None
+    assert "qemu" in err.value.hint
+
+
+def test_with_virtualbox_a_folder_is_mounted_then_shared_and_its_machine_starts() -> None:
+    made = shared(SSH, TOR, base=virtual_box(plan()))
+    kinds = (CheckClosed, BindFolder, MakeMachine, StartMachine)
+    steps = [step for step in launch_steps.steps(made, SEEDS) if isinstance(step, kinds)]
+    assert [type(step) for step in steps] == [*kinds] * 2
+    shown = launch_steps.display(made, steps)
+    assert "sharedfolder add" in shown
+    # What it must say of them afterwards.
+    path = "/run/x/shares/app-guest/ssh-client"
+    line = f"Name: 'ssh-client', Host path: '{path}' (machine mapping), writable"
+    assert f"<<'END'\n{line}\nEND" in shown
+    assert "Host path" not in launch_steps.display(
+        virtual_box(plan()), launch_steps.steps(virtual_box(plan()), SEEDS)
+    )

@@ -12,17 +12,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tails_profiles import launch, settings, settings_disk, vboxmanage
+from tails_profiles import launch, launch_steps, settings, settings_disk, shares, vboxmanage
 from tails_profiles.command import Command
 from tails_profiles.errors import ProfilesError
 from tails_profiles.launch import GuestPlan, HostFacts, ImageFacts, LaunchPlan
+from tails_profiles.launch_steps import BindFolder
 from tails_profiles.profile import GUESTS, Profile
-from tails_profiles.system import vbox
+from tails_profiles.system import mounts, vbox
 from tails_profiles.system.process import Completed, run
 from tails_profiles.system.vbox import Tool
 
@@ -34,11 +35,14 @@ FACTS = HostFacts(
 SYSUSERS = Path(__file__).parents[2] / "sysusers/tails-profiles.conf"
 
 
-def plan(offset: float, directory: Path = DIRECTORY) -> LaunchPlan:
-    return launch.plan(
+def plan(
+    offset: float, directory: Path = DIRECTORY, choices: Sequence[shares.Choice] = ()
+) -> LaunchPlan:
+    made = launch.plan(
         IMAGE, directory, FACTS, {profile: settings.defaults(profile) for profile in GUESTS},
         dict.fromkeys(GUESTS, offset), i2p=True,
     )  # fmt: skip
+    return launch.sharing(made, choices)
 
 
 def prepare(made: LaunchPlan) -> None:
@@ -60,6 +64,23 @@ def prepare(made: LaunchPlan) -> None:
             )
             run(Command(("/usr/bin/chgrp", guest.user, str(guest.settings_disk))))
             guest.settings_disk.chmod(0o440)
+
+
+def bind(made: LaunchPlan) -> None:
+    """The user's folders where the machines find them, by the launch's own steps.
+
+    What an earlier start left is taken away first, as ``host start`` does.
+    """
+    for path in mounts.below(made.share_directory):
+        mounts.unmount(path)
+    for step in launch_steps.steps(made, dict.fromkeys(GUESTS, bytes(settings_disk.SEED_BYTES))):
+        words = step.argv if isinstance(step, Command) else ()
+        if words[:2] == ("/usr/bin/install", "-d") and str(made.share_directory) in words[-1]:
+            run(Command(words))
+        if isinstance(step, BindFolder):
+            mounts.bind(
+                step.share.source, step.share.target, step.user, writable=step.share.writable
+            )
 
 
 class Counted:
@@ -105,8 +126,10 @@ def changed(guest: GuestPlan, made: LaunchPlan, extradata: Mapping[str, str]) ->
 
 
 def ensure(arguments: argparse.Namespace) -> dict[str, Any]:
-    made = plan(arguments.offset)
+    made = plan(arguments.offset, choices=shares.choices(arguments.share))
     prepare(made)
+    if not arguments.unbound:
+        bind(made)
     counted = Counted(arguments.last, arguments.then)
     vbox.run = counted  # type: ignore[attr-defined]
     found: dict[str, Any] = {"version": None, "guests": {}}
@@ -117,10 +140,11 @@ def ensure(arguments: argparse.Namespace) -> dict[str, Any]:
         version = vboxmanage.Version(*vbox.version())
         machine = changed(guest, made, dict(each.split("=", 1) for each in arguments.extradata))
         before = len(counted.calls)
-        vbox.ensure(machine, tool, version)
+        removed = vbox.ensure(machine, tool, version)
         found["guests"][guest.profile] = {
             "uuid": str(machine.uuid),
             "calls": [_shown(argv) for argv in counted.calls[before:]],
+            "removed": [str(each) for each in removed],
             "settings": str(machine.settings_file),
             "differences": [str(each) for each in tool.differences(machine, version)],
         }
@@ -141,6 +165,8 @@ def main() -> int:
     parser.add_argument("--last", type=int)
     parser.add_argument("--then", default="die")
     parser.add_argument("--extradata", action="append", default=[])
+    parser.add_argument("--share", action="append", default=[])
+    parser.add_argument("--unbound", action="store_true")
     try:
         found = ensure(parser.parse_args())
     except ProfilesError as err:

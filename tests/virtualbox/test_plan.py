@@ -242,18 +242,6 @@ def without_times(text: str) -> str:
     return "\n".join(sorted(text.splitlines()))
 
 
-def test_shared_folder_that_nobody_asked_for_makes_the_machine_anew(host: Host) -> None:
-    host.ensure("--guest", APP)
-    host.box.run("mkdir", "-m", "777", "/srv/share")
-    host.box.path("/srv/share/file").write_text("mine")
-    host.manage(APP, "sharedfolder", "add", UUID[APP], "--name", "x", "--hostpath", "/srv/share")
-    assert "SharedFolder" in host.file(APP)
-    found = host.ensure("--guest", APP)
-    assert "VBoxManage unregistervm" in verbs(found, APP)
-    assert "SharedFolder" not in host.file(APP)
-    assert host.box.path("/srv/share/file").read_text() == "mine"
-
-
 def test_medium_that_is_not_ours_is_never_deleted(host: Host) -> None:
     host.ensure("--guest", APP)
     disk = vboxmanage.home(APP, DIRECTORY) / "machines/app-guest/mine.vdi"

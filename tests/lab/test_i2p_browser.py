@@ -205,6 +205,59 @@ def test_browsers_namespace_reaches_the_site_and_nothing_else(desktop: Desktop) 
             server.wait()
 
 
+#: Runs a command beside sockets, in a /run of its own: what stands before "--" are their paths.
+_BESIDE = """
+import os, socket, subprocess, sys, threading
+subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
+end = sys.argv.index("--")
+
+def answer(listener): # and hang up: the C library asks one of them for users' names
+    while True:
+        listener.accept()[0].close()
+
+for path in sys.argv[1:end]:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    os.chmod(path, 0o666)
+    threading.Thread(target=answer, args=(listener,), daemon=True).start()
+sys.exit(subprocess.run(sys.argv[end + 1:]).returncode)
+"""
+_CALL = """
+import socket, sys
+for path in sys.argv[1:]:
+    if socket.socket(socket.AF_UNIX).connect_ex(path) == 0:
+        print(path)
+"""
+_SCREEN = "/run/user/65534/wayland-0"
+#: Who starts programs, asks for names, or hands a call on, for whoever calls.
+_HELPERS = (
+    "/run/dbus/system_bus_socket", "/run/systemd/resolve/io.systemd.Resolve",
+    "/run/nscd/socket", "/run/avahi-daemon/socket", "/run/user/65534/bus",
+    "/run/user/65534/systemd/private",
+)  # fmt: skip
+
+
+def test_nobody_outside_acts_for_what_is_in_the_browsers_namespace(desktop: Desktop) -> None:
+    """The anti-test: beside the namespace all of them answer; a screen does in it as well."""
+    paths = [*_HELPERS, _SCREEN]
+    enter = ["ip", "netns", "exec", desktop.guests.app, "unshare", "--mount", sys.executable, "-c",
+             _BESIDE, *paths, "--"]  # fmt: skip
+    user = desktop.argv()[4:]
+    call = ["/usr/bin/python3", "-c", _CALL, *paths]
+
+    def answered(*namespace: str) -> list[str]:
+        return run(*enter, *user, *namespace, *call).split()
+
+    assert answered() == paths
+    assert answered(str(TOP / "units/i2p-namespace")) == [_SCREEN]
+    # Nor can it be undone there, not even by who is root in a namespace below it.
+    undo = "umount /run/dbus || unshare --user --map-root-user --mount umount /run/dbus"
+    tried = ["sh", "-c", f'{undo} || exec "$@"', "sh", *call]
+    assert run(*enter, *user, str(TOP / "units/i2p-namespace"), *tried).split() == [_SCREEN]
+
+
 def test_without_i2p_guest_the_program_says_so(desktop: Desktop) -> None:
     absent = [word.replace(str(desktop.socket), "/nonexistent") for word in desktop.argv()]
     done = subprocess.run(

@@ -193,6 +193,17 @@ def test_proxy_leads_nowhere_but_into_i2p(how: str, url: str, guests: Guests) ->
         listener.wait()
 
 
+def test_link_plants_no_name(guests: Guests) -> None:
+    """Sites could otherwise tell by a name of their making who comes again."""
+    destination = guests.network.names.partition("=")[2].strip()
+    for query in ("", "&update=true"):
+        link = f"http://planted.i2p/?i2paddresshelper={destination}{query}"
+        assert "addresshelper is not supported" in guests.fetch(link).stdout
+        assert guests.fetch("http://planted.i2p/").stdout.rsplit("\n", 1)[1] != "200"
+    # The same destination by the name that it has.
+    assert guests.fetch(f"http://{NAME}/").stdout.startswith(PAGE)
+
+
 def test_only_the_routers_user_leaves_and_never_to_a_private_range(guests: Guests) -> None:
     code = (
         "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import pytest
 from scapy.all import ARP, IP, TCP, UDP, Ether, Packet  # type: ignore[attr-defined]
@@ -130,6 +131,10 @@ def test_site_comes_by_its_name_in_the_browsers_namespace(guests: Guests) -> Non
     entry = "/usr/local/share/applications/tails-profiles-i2p-browser.desktop"
     program = guests.app.succeed(f"sed -n 's/^Exec=//p' {entry} | head -1").split()[0]
     guests.app.succeed(f"test -x {program}")
+    # What the panel's menu shows: the list that it has libmenu-cache make.
+    listed = f"grep -qx -- '-{PurePosixPath(entry).name}' /home/live/.cache/menus/*"
+    guests.app.wait_until_succeeds(listed, 300)
+    guests.app.fail(listed.replace("i2p-browser", "i2p-nothing"))
 
 
 OUTSIDE = {

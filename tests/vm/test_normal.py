@@ -107,7 +107,7 @@ def boot(name: str, directory: Path, *, ours: bool) -> Seen:
     ):
         machine.wait_for_target("graphical.target", 600)
         machine.succeed("nm-online --timeout=120")
-        machine.wait_until_succeeds("pgrep -x openbox")
+        machine.wait_until_succeeds("pgrep -x lxpanel", 300)
         machine.execute("systemctl is-system-running --wait", 600)
         seen = look(machine)
         machine.screenshot(directory / f"{name}.png")

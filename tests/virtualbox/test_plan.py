@@ -117,6 +117,11 @@ def test_what_matters_most_in_virtualboxs_own_words(host: Host) -> None:
     assert app["biossystemtimeoffset"] == "600000"
     extradata = vboxmanage.parse_extradata(host.manage(TOR, "getextradata", UUID[TOR], "enumerate"))
     assert extradata[SERIAL] == "tails-profile:tor-guest"
+    # No menu, dialog or tool bar through which somebody could attach NAT or a folder.
+    kiosk = vboxmanage.parse_extradata(host.manage(APP, "getextradata", UUID[APP], "enumerate"))
+    assert kiosk["GUI/RestrictedRuntimeMenus"] == "All"
+    assert (kiosk["GUI/MenuBar/Enabled"], kiosk["GUI/ShowMiniToolBar"]) == ("false", "false")
+    assert kiosk["GUI/PreventReconfiguration"] == "true"
     # Not shown, but in the file.
     for text in (host.file(TOR), host.file(APP)):
         assert "promiscuousModePolicy" not in text  # the default: deny
@@ -202,6 +207,8 @@ SPOILT = {
     "another token": ("setextradata", SERIAL, "tails-profile:i2p-guest"),
     "no token": ("setextradata", SERIAL),
     "a key of our own machine's": ("setextradata", "VBoxInternal2/SharedFolders/x", "1"),
+    "menus": ("setextradata", "GUI/RestrictedRuntimeMenus"),
+    "a settings dialog": ("setextradata", "GUI/PreventReconfiguration", "false"),
     "another medium": (
         "storageattach", "--storagectl", "IDE", "--port", "0", "--device", "0", "--type",
         "dvddrive", "--medium", "emptydrive",

@@ -77,6 +77,7 @@ def test_without_tor_the_host_is_told_and_nothing_else_leaves(work: Path) -> Non
     machine = Machine(dmi=TOR, links=TOR_LINKS, files={"usr/bin/tor": None})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
         wait_for(boot, "ttyS0", "tails-profiles 1 tor-guest failed tor")
+        wait_for(boot, "tty1", "tails-profiles-tor.service has given up")
         assert not boot.is_active("tails-profiles-tor.service")
         assert "netdev tails_profiles_uplink" in boot.tables()
         # A lease, and who asks for the router's MAC: nothing of Tor.

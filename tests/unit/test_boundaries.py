@@ -145,9 +145,6 @@ def test_what_a_profile_starts_waits_for_the_guard(unit: str) -> None:
         # Started by its socket, which waits.
         assert f"Requires={unit.removesuffix('.service').replace('@', '@%i')}.socket" in lines
         return
-    if unit == "tails-profiles-monitor.service":
-        assert "Requires=tails-profiles-tor.service" in lines
-        return
     # A mount that is there without us must not be bound to what never runs: it would be unmounted.
     for key in ("Requires" if unit.endswith(".mount") else "BindsTo", "After"):
         assert any(

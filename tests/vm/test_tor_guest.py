@@ -132,6 +132,7 @@ def test_tor_killed_again_and_again_opens_nothing(machines: tuple[Single, Single
             machine.execute(f"kill -KILL {found[0]}")
         machine.wait_until("Tor to go on", lambda old=found[0]: went_on(machine, old), 60)
     machine.wait_for_words("tor-guest failed tor")
+    machine.wait_until_succeeds("grep -aq 'tails-profiles-tor.service has given up' /dev/vcs1")
     assert machine.succeed("nft list tables") == tables
     machine.power_off()
     machine.finish()

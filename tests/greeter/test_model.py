@@ -186,6 +186,7 @@ def damaged(generator: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.broad
 def test_ten_thousand_random_files_never_give_a_value_outside_the_grammar(tmp_path: Path) -> None:
     generator = random.Random(7)
     counts = {"read": 0, "damaged": 0}

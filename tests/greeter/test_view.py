@@ -191,6 +191,7 @@ def test_damaged_file_means_defaults_and_a_visible_warning(start: Start, data: b
     assert (greeter.storage / "tails.isolation").read_bytes() == data
 
 
+@pytest.mark.broad
 def test_greeter_survives_random_files_and_shows_what_their_grammar_says(start: Start) -> None:
     greeter = start()
     generator = random.Random(11)

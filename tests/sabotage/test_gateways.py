@@ -137,6 +137,7 @@ def test_i2p_guest_runs_a_router_with_our_configuration_alone(work: Path) -> Non
             assert is_request(frame) or packet[ARP].pdst == "10.0.2.2", packet.summary()
 
 
+@pytest.mark.broad
 def test_i2p_guest_opens_two_ports_and_says_how_far_it_is(work: Path) -> None:
     machine = Machine(dmi=I2P, links=I2P_LINKS, files={**IMAGES_OWN, **I2P_BUNDLE})
     with Boot(machine, work) as boot, server(lambda ask: [reply(ask)]):
@@ -152,6 +153,7 @@ def test_i2p_guest_opens_two_ports_and_says_how_far_it_is(work: Path) -> None:
         assert "no first routers: Reseed: " in boot.succeed("tails-profiles status")
 
 
+@pytest.mark.broad
 def test_request_for_a_new_destination_signals_the_router(work: Path) -> None:
     machine = Machine(dmi=I2P, links=I2P_LINKS, files=I2P_BUNDLE)
     ask = (
@@ -179,6 +181,7 @@ def test_i2p_guest_that_would_know_nobody_ends_in_quarantine(work: Path) -> None
         assert "--reseed FILE" in status
 
 
+@pytest.mark.broad
 def test_router_that_gives_up_is_told_to_the_host(work: Path) -> None:
     broken = {
         "etc/systemd/system/tails-profiles-i2p.service.d/lab.conf": (

@@ -66,17 +66,23 @@ def system(kernel: str = KERNEL) -> Path:
 
 
 @contextmanager
-def unpacked(kernel: str, kept: Path) -> Iterator[tuple[Path, Path]]:
+def unpacked(kernel: str | Path, kept: Path) -> Iterator[tuple[Path, Path]]:
     """The files of a kernel's package, and a directory for modules out of it.
 
-    Afterwards ``kept`` holds the kernel (``vmlinuz``), ``modules`` and a static ``busybox``: all of
-    them or, after an error, none.
+    ``kernel`` is a meta package, or the file of a package that is here. Afterwards ``kept`` holds
+    the kernel (``vmlinuz``), ``modules`` and a static ``busybox``: all of them or, after an error,
+    none.
     """
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept) as name:
         work = Path(name)
         tree, modules = work / "tree", work / "modules"
-        for package in (_concrete(kernel), "busybox-static"):
+        packages = ["busybox-static"]
+        if isinstance(kernel, Path):
+            (work / "kernel.deb").symlink_to(kernel)
+        else:
+            packages.append(_concrete(kernel))
+        for package in packages:
             run("apt-get", "-q", "download", package, cwd=work)
         for deb in work.glob("*.deb"):
             run("dpkg-deb", "-x", str(deb), str(tree))

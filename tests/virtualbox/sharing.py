@@ -4,8 +4,6 @@
 Debian's kernel for real machines: the one for virtual machines has no vboxsf.
 """
 
-import subprocess
-import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -44,22 +42,8 @@ def image(path: Path, end: str) -> Path:
     files["table"] = (0o100644, table().encode())
     files["usr/lib/tails-profiles/shares"] = (0o100755, (TOP / "units/shares").read_bytes())
     for module in MODULES:
-        files[f"modules/{module}.ko"] = (0o100644, (kept / f"{module}.ko").read_bytes())
-    with tempfile.TemporaryDirectory() as name:
-        tree = Path(name)
-        (tree / "boot/grub").mkdir(parents=True)
-        (tree / "boot/grub/grub.cfg").write_text(
-            f"set timeout=0\nlinux /vmlinuz {KERNEL_LINE} end={end}\ninitrd /initrd\nboot\n"
-        )
-        (tree / "vmlinuz").hardlink_to(kept / "vmlinuz")
-        (tree / "initrd").write_bytes(b"".join(tiny._archive(files)))
-        subprocess.run(
-            ["grub-mkrescue", "-d", "/usr/lib/grub/i386-pc", "-o", str(path),
-             "--modules=iso9660 linux normal biosdisk", str(tree)],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    path.chmod(0o644)
-    return path
+        files[f"modules/{module}.ko"] = (0o100644, (kept / f"modules/{module}.ko").read_bytes())
+    return tiny.bootable(path, kept, f"{KERNEL_LINE} end={end}", b"".join(tiny.archive(files)))
 
 
 def table() -> str:
@@ -76,21 +60,8 @@ def system() -> Path:
     """
     if (KEPT / "vmlinuz").exists():
         return KEPT
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=KEPT) as name:
-        work = Path(name)
-        built = sorted(ARCHIVES.glob("linux-image-[0-9]*.deb"))
-        if built:
-            (work / "kernel.deb").symlink_to(built[-1])
-        packages = ("busybox-static", *([] if built else [tiny._concrete(tiny.SHARE_KERNEL)]))
-        for package in packages:
-            tiny._run("apt-get", "-q", "download", package, cwd=work)
-        for deb in work.glob("*.deb"):
-            tiny._run("dpkg-deb", "-x", str(deb), str(work / "tree"))
+    built = sorted(ARCHIVES.glob("linux-image-[0-9]*.deb"))
+    with tiny.unpacked(built[-1] if built else tiny.SHARE_KERNEL, KEPT) as (tree, modules):
         for module in MODULES:
-            tiny._unpack(next((work / "tree").rglob(f"{module}.ko*")), work / f"{module}.ko")
-        tiny._unpack(work / "tree/bin/busybox", work / "busybox")
-        tiny._unpack(next((work / "tree/boot").glob("vmlinuz-*")), work / "vmlinuz")
-        for part in (*(f"{module}.ko" for module in MODULES), "busybox", "vmlinuz"):
-            (work / part).rename(KEPT / part)
+            tiny.unpack(next(tree.rglob(f"{module}.ko*")), modules / f"{module}.ko")
     return KEPT

@@ -257,7 +257,7 @@ class Boot:
             (dmi / name).write_bytes(value + b"\n")
 
     def _start(self) -> None:
-        lower = [str(layer())] if self.machine.ours else []
+        lower = [str(layer(self.machine.suite))] if self.machine.ours else []
         lower.append(str(base(self.machine.suite, self.machine.extra)))
         # The links must be in the namespace before its sysfs is arranged: the set-up waits.
         wait = 'read -r _ && exec sh -c "$0" setup "$@"'
@@ -365,7 +365,7 @@ class Boot:
             running = [line.split()[1] for line in jobs.splitlines() if " running" in line]
             if status == 0 and (not jobs.strip() or running == [LEASE]):
                 return self.execute("timeout 5 systemctl is-system-running")[1].strip()
-            time.sleep(0.1)
+            time.sleep(0.25)
         raise AssertionError(f"jobs are still running\n{self.journal()}")
 
     def is_active(self, unit: str) -> bool:

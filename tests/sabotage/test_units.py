@@ -40,7 +40,7 @@ class System:
         """Run a program in it; returns its status and all that it printed."""
         done = subprocess.run(
             ["unshare", "--mount", "bash", "-c", SETUP, "setup", self.work,
-             f"{layer()}:{base(self.suite)}", *argv],
+             f"{layer(self.suite)}:{base(self.suite)}", *argv],
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=120,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr

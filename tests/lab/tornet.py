@@ -136,6 +136,11 @@ class TorNetwork:
 
     def start(self) -> None:
         """Everything; returns when relays have a consensus, in about 20 s."""
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
+        """Start everything, and return at once."""
         self._wire()
         self._serve_page()
         self._serve_names()
@@ -151,6 +156,9 @@ class TorNetwork:
                 number=number, address=address, resolv=self.directory / "resolv.conf"
             )
             self._start_tor("relay", number, own, lines)
+
+    def wait(self) -> None:
+        """Until relays have a consensus."""
         consensus = [
             self.directory / f"relay{number}/cached-microdesc-consensus"
             for number in range(1, len(RELAYS) + 1)

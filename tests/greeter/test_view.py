@@ -68,6 +68,10 @@ def login(greeter: Greeter) -> list[str]:
     return ended(greeter)
 
 
+# The one that is in use, and the one before in ./check alone.
+SERIES = [pytest.param(6, marks=pytest.mark.broad), 7]
+
+
 def ended(greeter: Greeter) -> list[str]:
     greeter.wait_for("ended")
     assert greeter.process.wait(10) == 0
@@ -78,7 +82,7 @@ def stored(greeter: Greeter, directory: Path | None = None) -> Choice:
     return parse(((directory or greeter.settings) / "tails.isolation").read_bytes())
 
 
-@pytest.mark.parametrize("series", [6, 7])
+@pytest.mark.parametrize("series", SERIES)
 def test_ticked_setting_is_saved_and_the_host_session_chosen(start: Start, series: int) -> None:
     greeter = start(series=series)
     open_page(greeter)
@@ -99,7 +103,7 @@ def test_ticked_setting_is_saved_and_the_host_session_chosen(start: Start, serie
     assert (greeter.settings / "tails.isolation").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("series", [6, 7])
+@pytest.mark.parametrize("series", SERIES)
 def test_without_the_tick_nothing_changes_byte_for_byte(start: Start, series: int) -> None:
     results = []
     for installed in (True, False):
@@ -155,7 +159,7 @@ def test_setting_is_changed_in_its_popover(start: Start) -> None:
     assert login(greeter) == LOGIN
 
 
-@pytest.mark.parametrize("series", [6, 7])
+@pytest.mark.parametrize("series", SERIES)
 def test_setting_is_restored_from_an_unlocked_storage(start: Start, series: int) -> None:
     greeter = start(series=series)
     choice = Choice(enabled=True, folders=Folders.NONE)
@@ -291,7 +295,17 @@ OBSTACLES = {
 }
 
 
-@pytest.mark.parametrize("obstacle", Obstacle, ids=lambda item: item.value)
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        pytest.param(
+            obstacle,
+            id=obstacle.value,
+            marks=[] if obstacle is Obstacle.NO_HYPERVISOR else pytest.mark.broad,
+        )
+        for obstacle in Obstacle
+    ],
+)
 def test_obstacle_is_said_in_words_and_the_row_is_insensitive(
     start: Start, obstacle: Obstacle
 ) -> None:
@@ -381,7 +395,12 @@ LOCALES = {"en": "en_US", "pt_BR": "pt_BR", "fa": "fa_IR"}
 
 @pytest.mark.parametrize("language", SOME)
 @pytest.mark.parametrize(
-    "shape", ["plain", "large-text", pytest.param("high-contrast", marks=pytest.mark.broad)]
+    "shape",
+    [
+        pytest.param("plain", marks=pytest.mark.broad),
+        "large-text",
+        pytest.param("high-contrast", marks=pytest.mark.broad),
+    ],
 )
 def test_page_in_every_language_and_shape(
     start: Start, locales: str, language: str, shape: str

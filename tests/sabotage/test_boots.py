@@ -163,7 +163,13 @@ def test_missing_account_leaves_lockdown_and_every_link_down(work: Path) -> None
 
 
 @pytest.mark.parametrize("unit", ["lockdown", "firewall", "links"])
-@pytest.mark.parametrize(("dmi", "links"), [(TOR, TOR_LINKS), (APP, APP_LINKS)], ids=["tor", "app"])
+@pytest.mark.parametrize(
+    ("dmi", "links"),
+    [
+        pytest.param(TOR, TOR_LINKS, id="tor"),
+        pytest.param(APP, APP_LINKS, id="app", marks=pytest.mark.broad),
+    ],
+)
 def test_masked_step_ends_in_quarantine_before_anything_of_the_profile(
     unit: str, dmi: dict[str, bytes], links: dict[str, str], work: Path
 ) -> None:

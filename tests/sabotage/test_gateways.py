@@ -57,8 +57,13 @@ def wait_until_said(boot: Boot, terminal: str, words: str) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("dmi", "links"), [(TOR, TOR_LINKS), (I2P, I2P_LINKS)],
-                         ids=["tor-guest", "i2p-guest"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dmi", "links"),
+    [
+        pytest.param(TOR, TOR_LINKS, id="tor-guest"),
+        pytest.param(I2P, I2P_LINKS, id="i2p-guest", marks=pytest.mark.broad),
+    ],
+)
 def test_gateway_without_a_settings_disk_gets_its_network_from_a_lease(
     dmi: dict[str, bytes], links: dict[str, str], work: Path
 ) -> None:
@@ -194,9 +199,12 @@ def test_router_that_gives_up_is_told_to_the_host(work: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [f"systemctl stop {LEASE}", f"kill -KILL $(systemctl show -P MainPID {LEASE})"],
-    ids=["stopped", "killed"],
-)  # fmt: skip
+    "how",
+    [
+        pytest.param(f"systemctl stop {LEASE}", id="stopped", marks=pytest.mark.broad),
+        pytest.param(f"kill -KILL $(systemctl show -P MainPID {LEASE})", id="killed"),
+    ],
+)
 def test_ended_client_leaves_the_uplink_down(how: str, work: Path) -> None:
     with Boot(Machine(dmi=TOR, links=TOR_LINKS), work) as boot, server(lambda ask: [reply(ask)]):
         wait_until(boot, f"systemctl is-active --quiet {LEASE}")

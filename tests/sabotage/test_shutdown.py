@@ -99,7 +99,7 @@ def test_rules_that_are_flushed_when_their_unit_stops_let_it_send(work: Path) ->
     [
         pytest.param(TOR, TOR_LINKS, id="tor-guest"),
         pytest.param(I2P, I2P_LINKS, id="i2p-guest", marks=pytest.mark.broad),
-        pytest.param(BAD, TOR_LINKS, id="quarantine"),
+        pytest.param(BAD, TOR_LINKS, id="quarantine", marks=pytest.mark.broad),
     ],
 )
 def test_power_button_is_answered_in_time(

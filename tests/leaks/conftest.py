@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The table of all probes, printed when the tests are through and kept below .build."""
 
+import pickle
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -18,6 +20,28 @@ _TABLE = Path(__file__).parents[2] / ".build/leaks.txt"
 def pytest_configure(config: pytest.Config) -> None:
     """One table for all modules."""
     config.stash[_REPORT] = Report()
+    if config.pluginmanager.has_plugin("dsession"):
+        config.pluginmanager.register(_Collector(config.stash[_REPORT]))
+
+
+class _Collector:
+    """Where modules are shared among processes: brings what each has found into the one table."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A process of pytest-xdist has ended; one that died has no output, and failed anyway."""
+        output = getattr(node, "workeroutput", {})
+        self.report.merge(pickle.loads(output["leaks"]) if "leaks" in output else Report())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What one of several processes has found goes to the one with the table."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["leaks"] = pickle.dumps(session.config.stash[_REPORT])
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,12 @@ _FENCES = 4
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def _own(cpus: set[int]) -> int:
+    """One of them; another one for each of the processes that share the modules (pytest-xdist)."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return sorted(cpus)[worker % len(cpus)]
+
+
 def patience() -> float:
     """Seconds to wait for what comes at once unless something is broken."""
     return 5 * float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
@@ -293,7 +299,7 @@ class Laboratory:
         #: Packets each rule has handled, by (table, chain, comment): of flows that passed, others.
         self.passed: dict[tuple[str, str, str], int] = defaultdict(int)
         self.others: dict[tuple[str, str, str], int] = defaultdict(int)
-        os.sched_setaffinity(0, {min(self._cpus)})
+        os.sched_setaffinity(0, {_own(self._cpus)})
         try:
             self._build()
         except BaseException:

@@ -386,6 +386,13 @@ class Report:
             )
             self.rows.setdefault(row, []).append(lab.variant_name)
 
+    def merge(self, other: "Report") -> None:
+        """Add what another process has found."""
+        for row, where in other.rows.items():
+            self.rows.setdefault(row, []).extend(where)
+        self.mutants += other.mutants
+        self.untested.update(other.untested)
+
     def lines(self) -> list[str]:
         """The table, and sums that keep what is unproven apart."""
         every: dict[str, list[str]] = {}

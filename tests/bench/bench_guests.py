@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from scapy.all import Ether  # type: ignore[attr-defined]
+from scapy.all import Ether
 
 from tails_profiles import constants as c
 from tails_profiles import settings, settings_disk

@@ -52,8 +52,8 @@ def one_by_one(made: Machine) -> Iterator[tuple[str, ...]]:
         flags = tuple(vboxmanage.flags({key: values}, vboxmanage.NEWEST))
         if flags:
             yield (vboxmanage.VBOXMANAGE, "modifyvm", uuid, *flags)
-    for key, value in made.extradata.items():
-        yield vboxmanage.set_extradata(made, key, value)
+    for name, value in made.extradata.items():
+        yield vboxmanage.set_extradata(made, name, value)
     yield from drives
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from greeter_plugin import words
-from greeter_plugin.model import Choice, Folders, KeptFiles, parse, serialize
+from greeter_plugin.model import Choice, Folders, KeptFiles, Problem, parse, serialize
 from greeter_plugin.words import Words
 
 from .test_view import on_screen
@@ -147,7 +147,7 @@ def damaged_is_said(start: Callable[..., RealGreeter]) -> None:
     greeter = start()
     (greeter.storage / "tails.isolation").write_bytes(b"garbage")
     greeter.tell("unlock")
-    greeter.find("label", f"{words.PROBLEMS[words.Problem.DAMAGED]}\n{words.OFF}")
+    greeter.find("label", f"{words.PROBLEMS[Problem.DAMAGED]}\n{words.OFF}")
     greeter.shot("real-damaged")
     assert greeter.login() == LOGIN
 

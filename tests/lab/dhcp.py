@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scapy.all import (  # type: ignore[attr-defined]
+from scapy.all import (
     BOOTP,
     DHCP,
     IP,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scapy.all import ARP, IP, TCP, Packet, Raw  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, TCP, Packet, Raw
 
 from tails_profiles import constants as c
 from tails_profiles import settings

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.all import ARP, IP, TCP, UDP, Ether  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, TCP, UDP, Ether
 
 from tails_profiles import constants as c
 from tails_profiles.i2pd import SILENCE, hear

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.all import DHCP, IP, TCP, UDP, Ether, Raw, fragment, raw  # type: ignore[attr-defined]
+from scapy.all import DHCP, IP, TCP, UDP, Ether, Raw, fragment, raw
 
 from tails_profiles import constants as c
 from tails_profiles.rule_files import lease_elements

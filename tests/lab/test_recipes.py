@@ -24,7 +24,7 @@ needs_libvirt = pytest.mark.skipif(
 
 
 def run(argv: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(  # type: ignore[call-overload]
         argv, capture_output=True, text=True, timeout=TIME_LIMIT, check=False, **options
     )
 

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
-from scapy.all import DNS, DNSQR, IP, UDP, Packet  # type: ignore[attr-defined]
+from scapy.all import DNS, DNSQR, IP, UDP, Packet
 
 from tails_profiles import constants as c
 from tests.lab.i2pnet import inside

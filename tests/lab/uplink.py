@@ -12,7 +12,7 @@ import pwd
 import socket
 from collections.abc import Callable
 
-from scapy.all import ARP, IP, TCP, Ether, Packet  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, TCP, Ether, Packet
 
 from tails_profiles import constants as c
 from tests.lab.i2pnet import inside, packet_socket

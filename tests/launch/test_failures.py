@@ -29,7 +29,7 @@ SHORT = replace(LIMITS, silence=20 * FACTOR)
 def refused(world: World, words: str, **options: object) -> ProfilesError:
     """Start must fail with these words; returns what it failed with."""
     with pytest.raises(ProfilesError, match=words) as caught:
-        world.start(**{"plan": world.plan(), **options})  # type: ignore[arg-type]
+        world.start(**{"plan": world.plan(), **options})
     return caught.value
 
 
@@ -164,7 +164,9 @@ def test_image_that_changes_is_noticed(world: World, when: str, how: str) -> Non
             with image.open("ab") as file:
                 file.write(b"x")
         else:
-            shutil.copy(image, world.top / "other.iso").rename(image)
+            other = world.top / "other.iso"
+            shutil.copy(image, other)
+            other.rename(image)
 
     def after(_: int, step: Step) -> None:
         if when != "between" and isinstance(step, Await) and step.word == "firewall":

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scapy.all import (  # type: ignore[attr-defined]
+from scapy.all import (
     ARP,
     GRE,
     ICMP,
@@ -487,6 +487,7 @@ def dhcp_requests(gw: Gateway) -> tuple[Probe, ...]:
     """P40, for a gateway that leases nothing."""
     # RFC 2131: a request over Ethernet; then option 53, the options asked for, and the end.
     ask = b"\x01\x01\x06\x00" + b"\x07" * 4 + bytes(20)
+    assert gw.inner.peer_mac is not None
     ask += bytes.fromhex(gw.inner.peer_mac.replace(":", "")) + bytes(202) + b"\x63\x82\x53\x63"
     options = b"\x37\x06\x03\x06\x0f\x2a\x77\xfc\xff"
     head = gw.ether(dst=BROADCAST_MAC)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from scapy.all import (  # type: ignore[attr-defined]
+from scapy.all import (
     ARP,
     ICMP,
     IP,

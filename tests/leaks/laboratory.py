@@ -30,7 +30,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from scapy.all import Ether, Raw, raw  # type: ignore[attr-defined]
+from scapy.all import Ether, Raw, raw
 
 from tails_profiles import constants as c
 from tails_profiles.command import Command

@@ -10,7 +10,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 
-from scapy.all import (  # type: ignore[attr-defined]
+from scapy.all import (
     ARP,
     GRE,
     ICMP,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import pytest
-from scapy.all import IP, TCP, UDP, Ether, Packet, raw  # type: ignore[attr-defined]
+from scapy.all import IP, TCP, UDP, Ether, Packet, raw
 
 from tails_profiles import constants as c
 from tails_profiles.profile import Profile

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from scapy.all import (  # type: ignore[attr-defined]
+from scapy.all import (
     ARP,
     TCP,
     Ether,

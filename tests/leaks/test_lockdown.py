@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
-from scapy.all import ICMP, TCP, UDP  # type: ignore[attr-defined]
+from scapy.all import ICMP, TCP, UDP
 
 from tails_profiles import constants as c
 from tails_profiles.command import Command
@@ -243,7 +243,7 @@ class Rising(Laboratory):
         yield "lockdown", lambda: self.nft(lockdown_text())
         yield "the profile's rule set", lambda: self.nft(self.texts[INET])
         for step in self._order(steps(self.plan)):
-            yield step.display(), lambda step=step: self.carry_out(step)  # type: ignore[misc]
+            yield step.display(), lambda step=step: self.carry_out(step)
 
     def _look(self, after: str) -> None:
         for name, end in self.ends.items():

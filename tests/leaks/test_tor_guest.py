@@ -5,7 +5,7 @@ import pwd
 from ipaddress import IPv4Address
 
 import pytest
-from scapy.all import IP, TCP, UDP, Ether  # type: ignore[attr-defined]
+from scapy.all import IP, TCP, UDP, Ether
 
 from tails_profiles import constants as c
 from tails_profiles.profile import Profile
@@ -40,6 +40,7 @@ from tests.leaks.probes import (
     Daemon,
     Delivered,
     Flow,
+    Mutant,
     Probe,
     Report,
     RootFrames,
@@ -302,7 +303,7 @@ def case(
     proxy: tuple[IPv4Address, int] | None = None,
     probes: tuple[Probe, ...] = (),
     flows: tuple[Flow, ...] = (),
-    seeded: tuple[mutants.Mutant, ...] = (),
+    seeded: tuple[Mutant, ...] = (),
 ) -> Case:
     """A variant with what is asked of every one, and what is asked of it alone."""
     return Case(
@@ -352,7 +353,7 @@ def test_what_must_work_works(name: str, item: Flow, outcome: Find) -> None:
 
 
 @each(CASES, "mutants")
-def test_seeded_mistake_is_noticed(name: str, item: mutants.Mutant, outcome: Find) -> None:
+def test_seeded_mistake_is_noticed(name: str, item: Mutant, outcome: Find) -> None:
     assert not outcome(name).survivors[item.name]
 
 

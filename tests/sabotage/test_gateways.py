@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.all import ARP, Ether  # type: ignore[attr-defined]
+from scapy.all import ARP, Ether
 
 from tests.lab.dhcp import answer_requests, is_request, reply
 from tests.sabotage.boot import FACTOR, I2P_LINKS, LEASE, TOR_LINKS, Boot, Machine

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from scapy.all import ARP, IP, Ether, raw  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, Ether, raw
 
 from tails_profiles import constants as c
 from tests.lab.dhcp import ROUTER_MAC, answer_requests, is_request, reply

@@ -2,7 +2,7 @@
 """What systemd itself says of every unit that we ship, as installed over each Debian."""
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -47,7 +47,7 @@ class System:
 
 
 @pytest.fixture(params=SUITES)
-def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> System:
     root = tmp_path / "system"
     root.mkdir()
     return System(request.param, root)

@@ -22,7 +22,8 @@ from tails_profiles import launcher, qemu, settings
 from tails_profiles.command import Command
 from tails_profiles.constants import LINK_GROUP, TOR_SEGMENT
 from tails_profiles.launch import GuestPlan, LaunchPlan
-from tails_profiles.launch_steps import Await, Monitor, StartMachine, Step
+from tails_profiles.launch_steps import Await, Step
+from tails_profiles.machine_steps import Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.running import Limits
 from tests.same.peer import Peer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles import boot, firewall_step, links_step, settings
+from tails_profiles import boot, constants, firewall_step, links_step, settings
 from tails_profiles.decision import Decision, decision_from_json
 from tails_profiles.errors import (
     CommandError,
@@ -26,6 +26,7 @@ from tails_profiles.links import FoundLink
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.settings import I2pSettings, Proxy, ProxyType, TorSettings
+from tails_profiles.system import links as link_edge
 
 PROXY = Proxy(ProxyType.SOCKS5, IPv4Address("192.168.1.9"), 1080)
 
@@ -71,7 +72,7 @@ def test_tor_is_told_not_to_connect_where_the_settings_say_offline(
     offline: bool, connect: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The account exists in a gateway alone.
-    monkeypatch.setattr(firewall_step.constants, "TOR_USER", None)
+    monkeypatch.setattr(constants, "TOR_USER", None)
     values = replace(
         settings.defaults(Profile.TOR_GUEST), tor=TorSettings(connect=connect), offline=offline
     )
@@ -144,9 +145,9 @@ def test_links_of_an_earlier_run_go_down_when_the_next_one_finds_a_card_of_nobod
     paths.state.mkdir(parents=True)
     paths.decision.write_text(json.dumps(decide(Profile.APP_GUEST, None).to_json()))
     stray = FoundLink("eth9", "02:00:00:00:00:09")
-    monkeypatch.setattr(links_step.link_edge, "wait_for_links", lambda *_: [stray])
+    monkeypatch.setattr(link_edge, "wait_for_links", lambda *_: [stray])
     put_down = []
-    monkeypatch.setattr(links_step.link_edge, "put_down", put_down.append)
+    monkeypatch.setattr(link_edge, "put_down", put_down.append)
     with pytest.raises(LinkError, match="eth9"):
         links_step.run(paths)
     assert put_down == [paths]

@@ -183,7 +183,7 @@ def test_machine_is_looked_at(
     (variables / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(value)
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/vboxdrv").touch()
-    modules = tmp_path / "lib/modules" / vbox.os.uname().release / "updates/dkms"
+    modules = tmp_path / "lib/modules" / os.uname().release / "updates/dkms"
     modules.mkdir(parents=True)
     (modules / "vboxdrv.ko.xz").touch()
     found = vbox.driver_facts(tmp_path)

@@ -34,7 +34,7 @@ from tails_profiles.selection import Selection
 from tails_profiles.settings import I2pSettings, defaults, serialize
 from tails_profiles.settings_disk import Content
 from tails_profiles.status import I2pStatus
-from tails_profiles.system import i2p
+from tails_profiles.system import i2p, units
 
 TOP = Path(__file__).parents[2]
 GOLDEN = TOP / "tests/golden/i2pd"
@@ -331,7 +331,7 @@ def test_router_that_found_nobody_ends_in_words_and_a_failure_for_the_host(
         list(percents)
     router.state.mkdir(parents=True)
     router.selection.write_text('{"profile": "i2p-guest"}')
-    monkeypatch.setattr(progress.units, "properties", lambda *_: {"ActiveState": "active"})
+    monkeypatch.setattr(units, "properties", lambda *_: {"ActiveState": "active"})
     monkeypatch.setattr(i2p.Watch, "state", lambda _: i2p.read_state(router, refused))
     lines: list[str] = []
     assert progress.main(lambda each, _: lines.append(each.line()), router) == 0

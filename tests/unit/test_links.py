@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What becomes of the links that are there, and in which order."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tails_profiles.links import (
 from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.system import links as edge
+from tails_profiles.system import nft
 
 FOUND = {
     Profile.TOR_GUEST: (FoundLink("eth0", c.TOR_UPLINK_MAC), FoundLink("eth1", c.TOR_MAC)),
@@ -115,7 +117,7 @@ def test_link_is_not_raised_without_every_table_in_the_kernel(
         "inet tails_profiles", "netdev tails_profiles_inner", "netdev tails_profiles_uplink",
     }  # fmt: skip
     there = {*wanted, "inet filter"}
-    monkeypatch.setattr(edge.nft, "tables", lambda: frozenset(there))
+    monkeypatch.setattr(nft, "tables", lambda: frozenset(there))
     edge._require_tables(wanted)
     for table in wanted:
         there = {*wanted, "inet filter"} - {table}
@@ -133,7 +135,7 @@ def test_setting_of_the_whole_machine_is_left_alone_where_it_is_another_s(
         files[setting] = tmp_path / "proc/sys" / setting.path
         files[setting].parent.mkdir(parents=True)
         files[setting].write_text("7\n")
-    monkeypatch.setattr(edge.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     for setting in files:
         edge._write_sysctl(setting, Paths(tmp_path))
     assert [path.read_text() for path in files.values()] == ["7\n", "0\n"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Requests for a new client destination: a caller gets a word back, and is not listened to."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 
 from tails_profiles import renew
 from tails_profiles.errors import SystemFailureError
-from tails_profiles.system import i2p
+from tails_profiles.system import i2p, units
 
 
 def answers(
@@ -46,12 +47,12 @@ def test_one_destination_for_many_calls_in_a_row(monkeypatch: pytest.MonkeyPatch
 
 def test_router_is_signalled_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(i2p.units, "properties", lambda *_: {"MainPID": "77"})
-    monkeypatch.setattr(i2p.os, "kill", lambda *words: sent.append(words))
+    monkeypatch.setattr(units, "properties", lambda *_: {"MainPID": "77"})
+    monkeypatch.setattr(os, "kill", lambda *words: sent.append(words))
     i2p.renew()
     assert sent == [(77, 1)]
     # 0 is systemd's word for none, and kill(2)'s for a whole group.
-    monkeypatch.setattr(i2p.units, "properties", lambda *_: {"MainPID": "0"})
+    monkeypatch.setattr(units, "properties", lambda *_: {"MainPID": "0"})
     with pytest.raises(SystemFailureError, match="does not run"):
         i2p.renew()
     assert len(sent) == 1

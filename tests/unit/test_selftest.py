@@ -6,7 +6,7 @@ import threading
 from ipaddress import ip_address, ip_network
 
 import pytest
-from scapy.all import (  # type: ignore[attr-defined]
+from scapy.all import (
     ARP,
     BOOTP,
     DHCP,

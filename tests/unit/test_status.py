@@ -15,7 +15,7 @@ from tails_profiles import cli
 from tails_profiles.errors import CommandNotFoundError, DamagedStateError
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
-from tails_profiles.system import files, nft, tor, units
+from tails_profiles.system import dmi, files, nft, tor, units
 from tails_profiles.system import status as edge
 
 SELECTION = {
@@ -115,7 +115,7 @@ def test_root_reads_the_fields_where_nothing_is_recorded(
     (directory / "bios_vendor").write_text("tails-profile:nonsense\n")
     assert edge.read_status(paths).profile == "normal"
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(edge.dmi, "in_container", lambda: False)
+    monkeypatch.setattr(dmi, "in_container", lambda: False)
     assert edge.read_status(paths).profile == "quarantine"
 
 

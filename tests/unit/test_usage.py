@@ -16,6 +16,7 @@ from tails_profiles.paths import Paths
 from tails_profiles.profile import GUESTS, PROFILES, Profile
 from tails_profiles.selection import Selection
 from tails_profiles.status import I2pStatus, LinkStatus, Status
+from tails_profiles.system import machines
 from tails_profiles.tor_status import TorStatus
 from tests.unit.test_launch import plan as launch_plan
 
@@ -113,7 +114,7 @@ def keys(value: object) -> Iterator[str]:
 
 
 def test_manual_names_every_json_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running.machines, "find", list)
+    monkeypatch.setattr(machines, "find", list)
     tried = [(selftest.attempts(Profile.APP_GUEST)[0], selftest.Observation())]
     asked = dict.fromkeys(selftest.services(Profile.APP_GUEST))
     guest = running._guest_status(tmp_path, Profile.APP_GUEST, None, None)

@@ -15,6 +15,7 @@ from typing import Any
 from tails_profiles import launcher, settings, vboxmanage
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import Display, GuestPlan, LaunchPlan
+from tails_profiles.launch_steps import Step
 from tails_profiles.profile import GUESTS
 from tails_profiles.running import Limits
 from tails_profiles.system import machines
@@ -67,8 +68,8 @@ def main() -> int:
     """Start both guests, look, and stop them."""
     vboxmanage.machine = machine
     vboxmanage.front_end = front_end
-    launcher.require_driver = lambda _: None  # type: ignore[attr-defined]
-    launcher.Words = Tapped  # type: ignore[attr-defined,misc]
+    launcher.require_driver = lambda _: None  # type: ignore[attr-defined,assignment]
+    launcher.Words = Tapped  # type: ignore[attr-defined]
     said: list[str] = []
     given = {profile: settings.defaults(profile) for profile in GUESTS}
     plan = launcher.make_plan(IMAGE, DIRECTORY, given, i2p=False, hypervisor="virtualbox")
@@ -77,7 +78,7 @@ def main() -> int:
     class Watched(launcher.Launcher):
         """Asks the hypervisor for the uplink's cable once the guest runs, and at its end."""
 
-        def carry_out(self, step: launcher.Step) -> None:
+        def carry_out(self, step: Step) -> None:
             super().carry_out(step)
             said.append(type(step).__name__)
 

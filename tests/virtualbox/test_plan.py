@@ -47,7 +47,7 @@ class Host:
             assert done.returncode in {-9, 137}, done
             return {}
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)  # type: ignore[no-any-return]
+        return json.loads(done.stdout)
 
     def call(self, profile: Profile, *words: str) -> tuple[int, str, str]:
         done = self.box.run(*vboxmanage.manager(profile, DIRECTORY), vboxmanage.VBOXMANAGE, *words)

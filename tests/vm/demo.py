@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from scapy.all import ARP, IP, TCP, Ether  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, TCP, Ether
 
 from tails_profiles import constants as c
 from tails_profiles.errors import ProfilesError

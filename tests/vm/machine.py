@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scapy.all import Ether, Packet, PcapReader  # type: ignore[attr-defined]
+from scapy.all import Ether, Packet, PcapReader
 
 from tails_profiles.announce import parse_line
 from tails_profiles.errors import LaunchError

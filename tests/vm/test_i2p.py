@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pytest
-from scapy.all import ARP, IP, TCP, UDP, Ether, Packet  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, TCP, UDP, Ether, Packet
 
 from tails_profiles import constants as c
 from tails_profiles.profile import Profile

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scapy.all import ARP, IP, Ether  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, Ether
 
 from tails_profiles import constants as c
 from tails_profiles import settings, settings_disk

@@ -4,7 +4,7 @@
 from pathlib import Path
 
 import pytest
-from scapy.all import Ether, Packet, wrpcap  # type: ignore[attr-defined]
+from scapy.all import Ether, Packet, wrpcap
 
 from tests.vm.machine import POWER_OFF, POWER_ON, Machine, canary, watched
 

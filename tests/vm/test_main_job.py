@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
-from scapy.all import ARP, IP, TCP, Ether  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, TCP, Ether
 
 from tails_profiles import constants as c
 from tails_profiles import settings

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from scapy.all import DHCP, Packet  # type: ignore[attr-defined]
+from scapy.all import DHCP, Packet
 
 from tails_profiles.launch import GuestPlan
 from tests.sabotage.test_normal import BY_NATURE, LIFE, stated

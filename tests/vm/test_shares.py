@@ -72,9 +72,9 @@ def test_two_launches_share_guards_and_files_and_nothing_else(guests: Guests) ->
     guests.stop()
 
     # On the host it is the folder's owner's, and nobody else's.
-    for path, owner in ((ssh / "id", LIVE_UID), (tor / "state", 4242)):
-        found = path.stat()
-        assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (owner, 0o600), path
+    for written, owner in ((ssh / "id", LIVE_UID), (tor / "state", 4242)):
+        found = written.stat()
+        assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (owner, 0o600), written
     assert (ssh / "id").read_text() == "key\n"
     assert guards((tor / "state").read_text()) == first
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scapy.all import ARP, IP, TCP, Ether, Packet  # type: ignore[attr-defined]
+from scapy.all import ARP, IP, TCP, Ether, Packet
 
 from tails_profiles import constants as c
 from tails_profiles import settings

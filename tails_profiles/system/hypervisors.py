@@ -4,7 +4,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,25 @@ def vboxmanage() -> str:
 
 def list_virtualbox(program: str) -> str:
     """The machines of whoever runs this, as VBoxManage lists them; names are not unique."""
-    return read(Command((program, "list", "vms")), limit=LIMIT).stdout
+    return _asked(program, "list", "vms").stdout
+
+
+#: VirtualBox's service ends five seconds after its last client. A call that meets it then is told
+#: so; it has done nothing, and the next one starts another service.
+_ENDED = "the VirtualBox COM server is not running"
+
+
+def _asked(program: str, *words: str, ok: Collection[int] = (0,)) -> Completed:
+    """One call of VBoxManage; where its service was just ending, the same once more."""
+    command = Command((program, *words))
+    try:
+        done = read(command, limit=LIMIT, ok=ok)
+        if _ENDED not in done.stderr:
+            return done
+    except CommandError as err:
+        if _ENDED not in err.stderr:
+            raise
+    return read(command, limit=LIMIT, ok=ok)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +69,7 @@ def ask_virtualbox(program: str, uuid: str) -> VirtualBoxAnswers:
     Raises AuditError where VirtualBox has the machine in its list and cannot show it, CommandError.
     """
 
-    def answer(*words: str) -> str:
-        return read(Command((program, *words)), limit=LIMIT).stdout
-
-    info = read(
-        Command((program, "showvminfo", uuid, "--machinereadable")), limit=LIMIT, ok=range(256)
-    )
+    info = _asked(program, "showvminfo", uuid, "--machinereadable", ok=range(256))
     if info.status != 0:
         raise AuditError(
             f"VirtualBox cannot show {uuid}: {complaint(info.stderr)}",
@@ -64,8 +77,8 @@ def ask_virtualbox(program: str, uuid: str) -> VirtualBoxAnswers:
         )
     return VirtualBoxAnswers(
         info.stdout,
-        answer("getextradata", "global", "enumerate"),
-        answer("guestproperty", "enumerate", uuid),
+        _asked(program, "getextradata", "global", "enumerate").stdout,
+        _asked(program, "guestproperty", "enumerate", uuid).stdout,
     )
 
 

@@ -79,3 +79,47 @@ def test_settings_file_is_read_within_bounds(
     path.write_bytes(b"x" * 11)
     with pytest.raises(AuditError, match="more than 10 bytes"):
         hypervisors.read_settings_file(str(path))
+
+
+#: VBoxManage 7.2.22, where its service ended just as it was called.
+ENDED = """\
+VBoxManage: error: Failed to create the VirtualBox object!
+VBoxManage: error: Most likely, the VirtualBox COM server is not running or failed to start.
+"""
+
+
+@pytest.mark.parametrize(
+    ("answers", "shown"),
+    [
+        ([(0, "")], 0),
+        ([(1, ENDED), (0, "")], 0),
+        # Asked once more, and not for ever.
+        ([(1, ENDED), (1, ENDED)], None),
+        ([(1, ENDED), (1, "VBoxManage: error: other")], None),
+        ([(1, "VBoxManage: error: other")], None),
+    ],
+)
+def test_virtualboxs_service_that_ends_is_asked_again(
+    answers: list[tuple[int, str]], shown: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    coming = iter(answers)
+
+    def read(command: Command, *, limit: int, ok: tuple[int, ...]) -> process.Completed:
+        asked.append(command.argv)
+        status, errors = next(coming)
+        if status not in ok:
+            raise CommandError(command.display(), status, errors)
+        return process.Completed(status, "list", errors)
+
+    monkeypatch.setattr(hypervisors, "read", read)
+    if shown is None:
+        with pytest.raises(CommandError):
+            hypervisors.list_virtualbox("VBoxManage")
+    else:
+        assert hypervisors.list_virtualbox("VBoxManage") == "list"
+    assert asked == [("VBoxManage", "list", "vms")] * len(answers)
+    # What may fail, and then says that the service ended, is asked again as well.
+    coming = iter([(1, ENDED), (1, "VBoxManage: error: Could not find a registered machine")])
+    with pytest.raises(AuditError, match="Could not find"):
+        hypervisors.ask_virtualbox("VBoxManage", "uuid")

@@ -2,6 +2,7 @@
 """The command line: parse, call, print. Results on standard output, everything else beside it."""
 
 import argparse
+import base64
 import contextlib
 import json
 import os
@@ -29,6 +30,7 @@ from tails_profiles import (
     recipe,
     rule_files,
     ruleset,
+    screen,
     settings,
     shares,
     usage,
@@ -195,6 +197,10 @@ def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has 
     start = _add(actions, "host start", _host_start)
     stop = _add(actions, "host stop", _host_stop)
     status = _add(actions, "host status", _host_status)
+    show = _add(actions, "host show", _host_show)
+    _add_profile(show, GUESTS)
+    show.add_argument("--dry-run", action="store_true",
+                      help="print what would draw it; change nothing")  # fmt: skip
     audit = _add(actions, "host audit", _host_audit)
     audit.add_argument("vm", metavar="VM", help="its name or UUID; in QEMU its process id, too")
     audit.add_argument("--hypervisor", choices=recipe.HYPERVISORS,
@@ -215,12 +221,12 @@ def _add_host(commands: Any) -> None:  # noqa: ANN401 - argparse's own type has 
                             help="while they run, nobody else here has a network")  # fmt: skip
         action.add_argument("--reseed", type=Path, metavar="FILE",
                             help="I2P's first routers, .su3 or .zip; see i2p.md")  # fmt: skip
-    for action in (plan, start, stop, status):
+    for action in (plan, start, stop, status, show):
         action.add_argument("--directory", type=Path, default=launcher.DIRECTORY, metavar="DIR",
                             help="sockets and state (default: %(default)s)")  # fmt: skip
     plan.add_argument("--format", choices=("shell", "json"), default="shell",
                       help="default: shell")  # fmt: skip
-    for action in (status, audit):
+    for action in (status, show, audit):
         _add_json(action)
 
 
@@ -515,6 +521,29 @@ def _host_status(arguments: argparse.Namespace) -> int:
     _print_pairs([(guest["profile"], _guest_line(guest)) for guest in found["guests"]])
     if found["rules"] is False:
         sys.stdout.write("the host's rules are NOT in force: stop the guests\n")
+    return 0
+
+
+def _host_show(arguments: argparse.Namespace) -> int:
+    profile, directory = Profile(arguments.profile), arguments.directory.absolute()
+    if arguments.dry_run:
+        hypervisor = screen.hypervisor(profile, directory)
+        sys.stdout.write(screen.plan(profile, directory, hypervisor))
+        return 0
+    _require_root()
+    if not arguments.json and sys.stdout.isatty():
+        raise ProfilesError(
+            "a picture is nothing for a terminal",
+            hint=f"into a file: tails-profiles host show {profile} >{profile}.png",
+        )
+    found = screen.show(profile, directory)
+    if arguments.json:
+        _print_json(
+            {"profile": profile.value, "width": found.width, "height": found.height,
+             "png": base64.b64encode(found.png).decode()}
+        )  # fmt: skip
+    else:
+        sys.stdout.buffer.write(found.png)
     return 0
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Steps of a launch that are of one hypervisor, as ``hypervisors`` has them."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any
 
-from tails_profiles import vboxmanage, virtualbox_folders
+from tails_profiles import qemu, vboxmanage, virtualbox_folders
 from tails_profiles.command import Command
 from tails_profiles.launch import GuestPlan
 from tails_profiles.vboxmanage import Call, Machine, Version
@@ -54,8 +53,7 @@ class Monitor:
 
     def display(self) -> str:
         """A line for a shell."""
-        text = json.dumps({"execute": self.command, "arguments": dict(self.arguments)})
-        return f"monitor {self.guest.monitor} {shlex.quote(text)}"
+        return qemu.monitor_line(self.guest.monitor, self.command, self.arguments)
 
 
 @dataclass(frozen=True, slots=True)

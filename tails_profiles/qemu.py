@@ -4,8 +4,12 @@
 Options: qemu-system-x86_64(1). Each one that is not plain hardware carries the leak it closes.
 """
 
-from collections.abc import Iterator
+import json
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from tails_profiles import runner
@@ -389,6 +393,17 @@ def _screen(guest: GuestPlan) -> tuple[str, ...]:
         *graphics(guest.machine.screen).words,
         "-display", "none", "-vnc", f"unix:{guest.screen},share=ignore",
     )  # fmt: skip
+
+
+def picture(path: Path) -> tuple[str, dict[str, Any]]:
+    """Have a running machine's screen written to a PNG file: a command of QMP."""
+    return "screendump", {"filename": str(path), "format": "png"}
+
+
+def monitor_line(monitor: Path, command: str, arguments: Mapping[str, Any]) -> str:
+    """A command of QMP as a line for a shell; ``monitor`` is its socket."""
+    text = json.dumps({"execute": command, "arguments": dict(arguments)})
+    return f"monitor {shlex.quote(str(monitor))} {shlex.quote(text)}"
 
 
 def graphics(screen: tuple[int, int]) -> Options:

@@ -205,6 +205,20 @@ and at Ctrl-C, everything that was started is stopped. Needs root.
         "Say which guests were started here, and whether they run.\n",
         (("tails-profiles host status --json", "for a program"),),
     ),
+    "host show": Help(
+        "draw a running guest's screen",
+        """\
+Write a picture (PNG) of what a guest's screen shows now to standard output: tor-guest's
+text screen, with Tor's progress, above all. It is drawn by the guest's hypervisor, as
+its user, and what leaves here is checked and written anew, so that nothing but pixels
+reaches your viewer. Needs root.
+""",
+        (
+            ("tails-profiles host show tor-guest >tor-guest.png", "how far is Tor?"),
+            ("tails-profiles host show tor-guest --json | jq -r .png | base64 -d", "for a program"),
+            ("tails-profiles host show tor-guest --dry-run", "what draws it, for a root shell"),
+        ),
+    ),
     "host audit": Help(
         "compare a virtual machine of your own with its recipe",
         """\

@@ -448,6 +448,11 @@ def press_power_button(uuid: UUID) -> Call:
     return (VBOXMANAGE, "controlvm", str(uuid), "acpipowerbutton")
 
 
+def picture(uuid: UUID, path: Path) -> Call:
+    """Have a running machine's screen written to a PNG file."""
+    return (VBOXMANAGE, "controlvm", str(uuid), "screenshotpng", str(path))
+
+
 def delete_property(uuid: UUID, path: str) -> Call:
     """Delete a guest property; that there is none is no failure."""
     return (VBOXMANAGE, "guestproperty", "delete", str(uuid), path)

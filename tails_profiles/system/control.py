@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from tails_profiles import vboxdrv, vboxmanage
+from tails_profiles import qemu, vboxdrv, vboxmanage
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import MACHINES
 from tails_profiles.profile import Profile
@@ -33,6 +33,9 @@ class Control(Protocol):
     def press_power_button(self, seconds: float) -> None:
         """Raises LaunchError where nobody answers within ``seconds``."""
 
+    def draw(self, path: Path, seconds: float) -> None:
+        """Have its screen, a PNG file, written by its user to ``path``; raises LaunchError."""
+
     def last_words(self) -> str | None:
         """What the hypervisor said last, in words with its name."""
 
@@ -58,6 +61,10 @@ class QemuControl:
     def press_power_button(self, seconds: float) -> None:
         """ACPI's."""
         qmp.execute(self._monitor, "system_powerdown", seconds=seconds)
+
+    def draw(self, path: Path, seconds: float) -> None:
+        """By the machine itself."""
+        qmp.execute(self._monitor, *qemu.picture(path), seconds)
 
     def last_words(self) -> str | None:
         """The last line of its log."""
@@ -97,6 +104,10 @@ class VirtualBoxControl:
     def press_power_button(self, seconds: float) -> None:  # noqa: ARG002
         """ACPI's."""
         self._tool.call(vboxmanage.press_power_button(self._uuid))
+
+    def draw(self, path: Path, seconds: float) -> None:  # noqa: ARG002
+        """By VBoxManage."""
+        self._tool.call(vboxmanage.picture(self._uuid, path))
 
     def last_words(self) -> str | None:
         """The reason in its log, or the last line that the front end printed."""

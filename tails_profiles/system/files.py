@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write state files so that a reader sees the old content or the new, and never half of one."""
 
+import errno
 import grp
 import json
 import os
@@ -37,6 +38,20 @@ def write_atomic(
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def read_foreign(path: Path, limit: int) -> bytes:
+    """A file that somebody else may have put there: no link, pipe or device, at most ``limit``.
+
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"no regular file of at most {limit} bytes", str(path))
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(limit)
 
 
 def _group(name: str) -> int:

@@ -7,6 +7,7 @@ The fixture ``world`` compares what there is before and after each test.
 import json
 import os
 import pty
+import pwd
 import re
 import select
 import signal
@@ -18,6 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from tails_profiles import picture
+from tails_profiles.constants import GATEWAY_USER
+from tests.launch.screens import has_something
 from tests.launch.world import FACTOR, World
 
 pytestmark = pytest.mark.vm
@@ -169,6 +173,30 @@ def test_guest_that_its_user_powered_off(world: World) -> None:
         assert time.monotonic() < deadline, text
     assert re.search(r"tor-guest: running \(process \d+\), last said ready, uplink plugged", text)
     assert world.cli("stop").returncode == 0
+
+
+def test_screens_are_drawn_by_the_command_and_by_what_it_prints(world: World) -> None:
+    assert world.cli("start", image=world.image()).returncode == 0
+    drawn = {}
+    for guest, size in (("tor-guest", (720, 400)), ("app-guest", None)):
+        done = subprocess.run(
+            world.command("show", guest), capture_output=True, check=False, env=world.environment
+        )
+        assert done.returncode == 0, done.stderr
+        drawn[guest] = picture.read(done.stdout)
+        assert size in {None, (drawn[guest].width, drawn[guest].height)}
+        # Words of its firmware or its kernel, at least: not one colour.
+        assert has_something(drawn[guest])
+        assert not (world.directory / guest / "screen.png").exists()
+    assert drawn["tor-guest"].png != drawn["app-guest"].png
+    script = world.cli("show", "tor-guest", "--dry-run").stdout
+    assert subprocess.run(["bash", "-eu"], input=script, text=True, check=False).returncode == 0
+    path = world.directory / "tor-guest/screen.png"
+    assert path.stat().st_uid == pwd.getpwnam(GATEWAY_USER).pw_uid
+    assert picture.read(path.read_bytes()).width == 720
+    assert world.cli("stop").returncode == 0
+    gone = world.cli("show", "tor-guest")
+    assert (gone.returncode, "tor-guest does not run" in gone.stderr) == (7, True)
 
 
 def test_stop_ends_a_start_under_way(world: World) -> None:

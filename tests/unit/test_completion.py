@@ -73,6 +73,8 @@ def test_every_option_of_every_action(name: str) -> None:
 def test_host_has_its_actions() -> None:
     assert complete("host", "") == sorted([*ACTIONS, "--help"])
     assert complete("host", "st") == ["start", "status", "stop"]
+    assert {*complete("host", "show", "")} >= {*GUESTS}
+    assert complete("host", "show", "tor-guest", "tor") == []
 
 
 def test_profiles_and_only_one() -> None:

@@ -6,17 +6,18 @@ driver: nobody looks for it, machines are run by ``driverless``'s front end, and
 internal network leads nowhere. Prints one JSON object.
 """
 
+import base64
 import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from tails_profiles import launcher, settings, vboxmanage
+from tails_profiles import launcher, screen, settings, vboxmanage
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import Display, GuestPlan, LaunchPlan
 from tails_profiles.launch_steps import Step
-from tails_profiles.profile import GUESTS
+from tails_profiles.profile import GUESTS, Profile
 from tails_profiles.running import Limits
 from tails_profiles.system import machines
 from tails_profiles.system.process import run
@@ -102,6 +103,8 @@ def main() -> int:
             (vboxmanage.VBOXMANAGE, "guestproperty", "enumerate", str(guest.machine.uuid)),
         ))  # fmt: skip
         found[f"properties of {guest.profile}"] = asked.stdout
+    drawn = screen.show(Profile.TOR_GUEST, DIRECTORY).png
+    found["picture"] = base64.b64encode(drawn).decode()
     try:
         launcher.Launcher(plan, said.append).start(launcher.make_steps(plan))
     except LaunchError as err:

@@ -5,6 +5,7 @@ A Debian kernel reads the DMI that VirtualBox made of extradata, and our generat
 decide by it. Everything of ``host start`` and ``host stop`` is there but what ``launch`` names.
 """
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tails_profiles import picture
 from tails_profiles.profile import Profile
+from tests.launch.screens import has_something
 from tests.virtualbox import driverless, guest
 from tests.virtualbox.inside import DIRECTORY, IMAGE
 from tests.virtualbox.world import FACTOR, TOP, VirtualBox
@@ -69,6 +72,10 @@ def test_token_set_by_extradata_selects_its_profile_and_the_gate_opens_after_the
     assert found["links"] == {
         TOR: ["running", "nat", "on"], APP: ["running", "null", "on"],
     }  # fmt: skip
+    # tor-guest's text screen, drawn by the launcher: its init wrote a word there.
+    drawn = picture.read(base64.b64decode(found["picture"]))
+    assert (drawn.width, drawn.height) == (720, 400)
+    assert has_something(drawn)
     status = found["status"]
     assert (status["hypervisor"], status["accelerator"], status["rules"]) == (
         "virtualbox", "vboxdrv", True,

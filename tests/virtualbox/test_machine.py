@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tails_profiles import vboxmanage
+from tails_profiles import picture, vboxmanage
 from tails_profiles.profile import GUESTS, Profile
+from tests.launch.screens import has_something
 from tests.virtualbox import driverless
 from tests.virtualbox.driverless import configuration, states, wait_for
 from tests.virtualbox.inside import IMAGE, plan
@@ -57,6 +58,28 @@ def make(box: VirtualBox, profile: Profile, *, without: str = "") -> Path:
     for pid in box.processes("VBoxSVC"):
         os.kill(pid, 9)
     return box.path(made.folder / profile / "Logs/VBox.log")
+
+
+#: A boot sector: prints X on the screen (BIOS interrupt 10h), then does nothing.
+PRINT = bytes.fromhex("b8580e cd10 f4 ebfd".replace(" ", ""))
+
+
+def test_screen_of_a_machine_without_a_window_is_drawn(box: VirtualBox) -> None:
+    """By the call of ``host show``; with the launcher and its users in ``test_boot``."""
+    box.path(IMAGE).write_bytes(driverless.bootable(PRINT))
+    path = Path("/tmp/screen.png")
+    log = make(box, Profile.TOR_GUEST)
+    uuid = next(guest.machine.uuid for guest in plan(0).guests if guest.profile == "tor-guest")
+
+    def has_the_letter() -> bool:
+        done = box.run(*vboxmanage.picture(uuid, path))
+        assert done.returncode == 0, done.stderr
+        drawn = picture.read(box.path(path).read_bytes())
+        # Before, its firmware shows a picture of its own in another size.
+        return (drawn.width, drawn.height) == (720, 400) and has_something(drawn)
+
+    with driverless.running(box, str(uuid), log):
+        wait_for("the letter", has_the_letter, 120)
 
 
 UUID = {guest.profile: str(guest.machine.uuid) for guest in plan(0).guests}

@@ -241,7 +241,6 @@ def prepare_steps(link: LinkPlan) -> tuple[Step, ...]:
         steps.append(Command((IP, "link", "set", "dev", link.name, "arp", "off")))
     if link.address is not None:
         steps.append(Command((IP, "address", "replace", str(link.address), "dev", link.name)))
-    steps.append(LoadTable(link.table))
     if link.facts.peer_mac is not None:
         steps.append(
             Command(
@@ -249,6 +248,7 @@ def prepare_steps(link: LinkPlan) -> tuple[Step, ...]:
                  "nud", "permanent", "dev", link.name)
             )
         )  # fmt: skip
+    steps.append(LoadTable(link.table))
     return tuple(steps)
 
 

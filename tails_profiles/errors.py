@@ -112,6 +112,23 @@ class ReseedError(SettingsError):
     reason = "i2p"
 
 
+class SubscriptionError(SettingsError):
+    """A list of names that the I2P router could never fetch."""
+
+    reason = "i2p"
+
+    def __init__(self, where: str, url: str) -> None:
+        shown = repr(url)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        super().__init__(
+            f"{where}: {shown} is no list of I2P names",
+            hint="it is http://SITE.i2p/PATH, fetched through I2P: no https, no other network",
+        )
+        self.where = where
+        self.url = url
+
+
 class RulesetError(ProfilesError):
     """A rule set cannot be rendered, found or loaded."""
 

@@ -195,9 +195,14 @@ def _write_i2pd(values: I2pSettings, paths: Paths, given: bytes) -> None:
         bundle = i2pd.given_path(given)
         files.write_atomic(paths.state / PurePosixPath(bundle).name, given)
     try:
-        additions = (paths.root / i2pd.ADDITIONS.lstrip("/")).read_text(encoding="utf-8")
+        added = paths.root / i2pd.ADDITIONS.lstrip("/")
+        additions = added.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         additions = ""
+    subscriptions = paths.root / i2pd.SUBSCRIPTIONS.lstrip("/")
+    if subscriptions.is_file() and not subscriptions.is_symlink():
+        text = subscriptions.read_text(encoding="utf-8", errors="replace")
+        i2pd.check_lists(i2pd.listed(text))
     files.write_atomic(paths.i2pd_conf, i2pd.i2pd_conf(values, bundle, additions))
     resolvers = constants.I2P_RESOLVERS if i2pd.asks_names(values) else ()
     text = "".join(f"nameserver {each}\n" for each in resolvers) or i2pd.NO_NAMES

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from tails_profiles.announce import REPEAT
 from tails_profiles.errors import I2pError
-from tails_profiles.i2pd import ROUTERS_WANTED
+from tails_profiles.i2pd import ROUTERS_WANTED, Heard
 from tails_profiles.paths import Paths
 from tails_profiles.status import I2pStatus
 from tails_profiles.system import i2p
@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks.
 INTERVAL = 2.0
+#: The same while nobody waits: the router asks for names three minutes after its start.
+NAMES_INTERVAL = 10.0
 
 
 def progress(
@@ -48,3 +50,27 @@ def progress(
         if last < 100:
             looks += 1
             sleep(INTERVAL)
+
+
+def watch_names(
+    paths: Paths,
+    sleep: Callable[[float], None] = time.sleep,
+    listen: Callable[[], Heard] | None = None,
+) -> None:
+    """Say what becomes of the list of names, until one has come.
+
+    On the first screen and in the journal: without names the router serves all the same, and the
+    host's channel has no word for less than ready.
+    """
+    told = None
+    listen = listen or i2p.Watch(paths).heard
+    while not (heard := listen()).names:
+        told = _tell(heard.names_note, told)
+        sleep(NAMES_INTERVAL)
+    _tell(heard.names_note, told)
+
+
+def _tell(note: str | None, told: str | None) -> str | None:
+    if note is not None and note != told:
+        log.warning("%s", note)
+    return note

@@ -2,7 +2,8 @@
 """Tell the host how far a gateway's service is: ``starting``, percentages, ``ready``.
 
 ``python3 -I -m tails_profiles.progress`` runs beside Tor or the I2P router; it ends when that is
-ready, or with a status other than 0 when Tor went away, and is then started anew by systemd.
+ready (and I2P's list of names has come), or with a status other than 0 when Tor went away, and is
+then started anew by systemd.
 """
 
 import logging
@@ -26,11 +27,13 @@ class Service:
     """What a gateway runs: its unit, its word on the serial port, and where percentages come from.
 
     ``progress`` ends with the service being ready, or yields None when it may have given up.
+    ``after`` says what else is to be said once it is ready.
     """
 
     unit: str
     word: str
     progress: Callable[[Paths], Iterator[int | None]]
+    after: Callable[[Paths], None] = lambda _: None
 
 
 # Each gateway loads what it alone needs: what it takes to ask the other's service is most of all.
@@ -46,10 +49,16 @@ def _i2p(paths: Paths) -> Iterator[int | None]:
     return i2p_progress.progress(paths)
 
 
+def _names(paths: Paths) -> None:
+    from tails_profiles import i2p_progress  # noqa: PLC0415
+
+    i2p_progress.watch_names(paths)
+
+
 SERVICES: Mapping[Profile, Service] = MappingProxyType(
     {
         Profile.TOR_GUEST: Service("tails-profiles-tor.service", "tor", _tor),
-        Profile.I2P_GUEST: Service("tails-profiles-i2p.service", "i2p", _i2p),
+        Profile.I2P_GUEST: Service("tails-profiles-i2p.service", "i2p", _i2p, _names),
     }
 )
 
@@ -108,6 +117,8 @@ def main(say: Callable[[Announcement, Paths], None] = announce, paths: Paths | N
         log.error("%s", err)  # noqa: TRY400 - an expected failure is one line
         return err.exit_status
     log.info("%s: %s", service.unit, announcement.word)
+    if announcement.word == "ready":
+        service.after(where)
     return 0
 
 

@@ -74,7 +74,8 @@ class I2pStatus:
         known = "?" if self.known is None else self.known
         answered = "some answer" if self.is_answered else "none answers yet"
         made = f"{self.heard.inbound} tunnels in and {self.heard.outbound} out were made"
-        return f"{known} routers known, {answered}, {made}"
+        names = self.heard.names_note
+        return f"{known} routers known, {answered}, {made}" + (f"; {names}" if names else "")
 
     @property
     def is_refused(self) -> bool:

@@ -34,8 +34,12 @@ class Watch:
 
     def state(self) -> I2pStatus:
         """Its state now."""
+        return read_state(self._paths, self.heard())
+
+    def heard(self) -> Heard:
+        """What it has said until now."""
         self._heard = hear(self._heard, self._messages.new())
-        return read_state(self._paths, self._heard)
+        return self._heard
 
 
 def renew() -> None:

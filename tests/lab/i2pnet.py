@@ -36,12 +36,19 @@ PAGE = "This page came through I2P.\n"
 I2PD = "/usr/bin/i2pd"
 #: The site's name, in whoever's address book has it.
 NAME = "site.i2p"
+#: Lists of names that are none: bytes that are no HTTP, and a page about something else.
+GARBAGE, OTHER_PAGE = "/garbage", "/page.html"
 #: Serves the page and the list of names, and writes down who comes: what i2pd tells a site.
-_SERVER = """
+_SERVER = f"""
 import http.server, sys
 class Handler(http.server.SimpleHTTPRequestHandler):
     def log_request(self, code="-", size="-"):
         print(self.headers.get("X-I2P-DestB32", "-"), self.path, flush=True)
+    def do_GET(self):
+        if self.path != {GARBAGE!r}:
+            return super().do_GET()
+        self.wfile.write(bytes(range(256)) * 8 + b"\\r\\n\\r\\n" + bytes(range(256)) * 8)
+        self.close_connection = True
 http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
 """
 
@@ -300,6 +307,7 @@ class I2pNetwork:
         root = self.directory / "page"
         root.mkdir()
         (root / "index.html").write_text(PAGE)
+        (root / OTHER_PAGE.lstrip("/")).write_text('<html lang="en">\n\x1b[2Jx.i2p=none\n')
         self._processes.append(
             subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, "/usr/bin/python3", "-c", _SERVER],
@@ -321,11 +329,12 @@ class Guests:
     """app-guest, i2p-guest, the link between them, and a NAT between the uplink and the routers.
 
     Routers refuse a private address, which is what i2p-guest has: as with a hypervisor, they see
-    its NAT's.
+    its NAT's. ``number`` tells several of one network apart.
     """
 
-    def __init__(self, directory: Path, network: I2pNetwork, prefix: str) -> None:
+    def __init__(self, directory: Path, network: I2pNetwork, prefix: str, number: int = 0) -> None:
         self.network = network
+        self._number = number
         self.root = directory / "root"
         self.app, self.gateway, self.nat = f"{prefix}app", f"{prefix}i2p", f"{prefix}nat"
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -357,9 +366,12 @@ class Guests:
 
     def _uplink(self) -> None:
         outside, inside = self.network.namespace, self.gateway
+        here, wan = f"nat{self._number}", f"198.18.{2 + self._number}"
+        #: What the network sees of whoever is behind this NAT.
+        self.outside = f"{wan}.2"
         for name, link, other, peer in (
             (self.nat, "lan", inside, "uplink"),
-            (self.nat, "wan", outside, "nat"),
+            (self.nat, "wan", outside, here),
         ):
             run("ip", "-n", name, "link", "add", link, "type", "veth", "peer", "name", peer,
                 "netns", other)  # fmt: skip
@@ -369,14 +381,14 @@ class Guests:
         run("ip", "-n", inside, "link", "set", "dev", "uplink", "address", c.I2P_UPLINK_MAC)
         for name, link, address in (
             (self.nat, "lan", f"{c.UPLINK_ROUTER}/24"),
-            (self.nat, "wan", "198.18.2.2/24"),
-            (outside, "nat", "198.18.2.1/24"),
+            (self.nat, "wan", f"{self.outside}/24"),
+            (outside, here, f"{wan}.1/24"),
             (inside, "uplink", str(c.UPLINK)),
         ):
             run("ip", "-n", name, "address", "add", address, "dev", link)
             run("ip", "-n", name, "link", "set", link, "up")
         run("ip", "-n", inside, "route", "add", "default", "via", str(c.UPLINK_ROUTER))
-        run("ip", "-n", self.nat, "route", "add", "198.18.1.0/24", "via", "198.18.2.1")
+        run("ip", "-n", self.nat, "route", "add", "198.18.1.0/24", "via", f"{wan}.1")
         run("ip", "netns", "exec", self.nat, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         self._load(self.nat, _NAT)
 
@@ -390,32 +402,53 @@ class Guests:
         ``bundle`` replaces the network's; ``names`` is an address book that it begins with.
         """
         shutil.rmtree(self.root, ignore_errors=True)
-        data, library = self.root / "var/lib/i2pd", self.root / "etc/i2pd"
-        for made in (data, library, self.root / "run/i2pd"):
-            made.mkdir(parents=True)
+        path = self._prepare(self.root, bundle)
+        (self.root / "var/lib/i2pd/hosts.txt").write_text(
+            names if names is not None else self.network.names
+        )
+        self._run(self.root, i2pd_conf(I2pSettings(), str(path), self.network.additions))
+
+    def start_beside(self, name: str, url: str) -> Path:
+        """A router that knows no names and has no proxies, and asks for its list of names there.
+
+        Returns the file of what it says.
+        """
+        root = self.root.with_name(f"{self.root.name}-{name}")
+        path = self._prepare(root, None)
+        text = i2pd_conf(I2pSettings(), str(path), self.network.additions)
+        # The address is one that no configuration of ours would take.
+        (line,) = (each for each in text.splitlines() if "addressbook.defaulturl" in each)
+        text = text.replace(line, f"addressbook.defaulturl = {url}")
+        self._run(root, text, "--httpproxy.enabled=false", "--socksproxy.enabled=false")
+        return root / "log"
+
+    def _prepare(self, root: Path, bundle: bytes | None) -> Path:
+        for made in ("var/lib/i2pd", "etc/i2pd", "run/i2pd"):
+            (root / made).mkdir(parents=True)
         # State is looked for below one root: the kernel's sockets are these namespaces' own.
-        (self.root / "proc").symlink_to("/proc")
-        path = self.root / "reseed.zip"
+        (root / "proc").symlink_to("/proc")
+        path = root / "reseed.zip"
         self.network.bundle(path)
         if bundle is not None:
             path.unlink()
-            path = self.root / PurePosixPath(given_path(bundle)).name
+            path = root / PurePosixPath(given_path(bundle)).name
             path.write_bytes(bundle)
-        (data / "hosts.txt").write_text(names if names is not None else self.network.names)
-        text = i2pd_conf(I2pSettings(), str(path), self.network.additions)
-        (library / "i2pd.conf").write_text(text)
-        run("chown", "-R", "i2pd:", str(self.root))
+        return path
+
+    def _run(self, root: Path, configuration: str, *options: str) -> None:
+        (root / "etc/i2pd/i2pd.conf").write_text(configuration)
+        run("chown", "-R", "i2pd:", str(root))
         unit = (TOP / "units/tails-profiles-i2p.service").read_text().replace("\\\n", "")
         (command,) = (line for line in unit.splitlines() if line.startswith("ExecStart="))
         words = command.removeprefix("ExecStart=").split()
         for here in ("/etc/i2pd", "/var/lib/i2pd", "/run/i2pd"):
-            words = [word.replace(f"={here}", f"={self.root}{here}") for word in words]
+            words = [word.replace(f"={here}", f"={root}{here}") for word in words]
         self._processes.append(
             subprocess.Popen(
                 ["ip", "netns", "exec", self.gateway, "setpriv", "--reuid=i2pd", "--regid=i2pd",
-                 "--clear-groups", *words],
-                stdin=subprocess.DEVNULL, stdout=(self.root / "log").open("wb"),
-                stderr=subprocess.STDOUT, cwd=data,
+                 "--clear-groups", *words, *options],
+                stdin=subprocess.DEVNULL, stdout=(root / "log").open("wb"),
+                stderr=subprocess.STDOUT, cwd=root / "var/lib/i2pd",
             )
         )  # fmt: skip
 

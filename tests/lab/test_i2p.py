@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -15,11 +16,22 @@ import pytest
 from scapy.all import ARP, IP, TCP, UDP, Ether
 
 from tails_profiles import constants as c
-from tails_profiles.i2pd import SILENCE, hear
+from tails_profiles.i2pd import SILENCE, Heard, hear
 from tails_profiles.profile import Profile
 from tails_profiles.ruleset import render_named
 from tails_profiles.status import I2pStatus
-from tests.lab.i2pnet import NAME, PAGE, PORT, ROUTERS, TOP, Guests, I2pNetwork, packet_socket
+from tests.lab.i2pnet import (
+    GARBAGE,
+    NAME,
+    OTHER_PAGE,
+    PAGE,
+    PORT,
+    ROUTERS,
+    TOP,
+    Guests,
+    I2pNetwork,
+    packet_socket,
+)
 from tests.lab.tornet import run, wait_for
 
 # The network and the router's tunnels need half a minute.
@@ -51,6 +63,55 @@ def guests() -> Iterator[Guests]:
             made.close()
         network.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+#: Lists of names that are not there, with what i2pd says of them; the last one is.
+LISTS = {
+    "clearnet-address": ("http://198.51.100.7/hosts.txt", "Can't resolve 198.51.100.7"),
+    "clearnet-name": ("http://example.org/hosts.txt", "Can't resolve example.org"),
+    "no-http": ("https://example.org/hosts.txt", "Can't resolve example.org"),
+    "nobody's": (f"http://{'a2' * 26}.b32.i2p/", "LeaseSet for address"),
+    "missing": ("http://{site}/nothing", "Can't get updates"),
+    "garbage": (f"http://{{site}}{GARBAGE}", "http response from"),
+    "page": (f"http://{{site}}{OTHER_PAGE}", "no list of names"),
+    "list": ("http://{site}/hosts.txt", None),
+}
+
+
+class Askers:
+    """Routers of another i2p-guest, their logs, and what left: i2pd asks after three minutes."""
+
+    def __init__(self, guests: Guests) -> None:
+        self.guests = Guests(
+            guests.root.with_name("askers"), guests.network, f"tpj{os.getpid()}", 1
+        )
+        self._logs = {
+            name: self.guests.start_beside(name, url.format(site=guests.network.site))
+            for name, (url, _) in LISTS.items()
+        }
+        self._frames: list[bytes] = []
+
+    def heard(self, name: str) -> Heard:
+        """What a router has said."""
+        return hear(SILENCE, self._logs[name].read_text(errors="replace").splitlines())
+
+    def called(self) -> set[str]:
+        """Whom any of them has sent anything to."""
+        self._frames += self.guests.frames()
+        frames = map(Ether, self._frames)
+        return {frame[IP].dst if IP in frame else frame[ARP].pdst for frame in frames}
+
+
+@pytest.fixture(scope="module")
+def askers(guests: Guests) -> Iterator[Askers]:
+    made = Askers(guests)
+    yield made
+    made.guests.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _early(askers: object) -> None:
+    """They wait while everything else is tried."""
 
 
 def wait_until_it_comes(guests: Guests) -> None:
@@ -289,3 +350,51 @@ def test_names_of_a_wrong_subscription_lead_nowhere_and_the_rest_works(guests: G
     assert answer.rsplit("\n", 1)[1] != "200"
     for frame in map(Ether, guests.frames()):
         assert ARP in frame or frame[IP].dst in ROUTERS, frame.summary()
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_wrong_list_of_names_is_told_and_no_other_network_asked(name: str, askers: Askers) -> None:
+    """Even if no configuration of ours takes it. The anti-test, the last, is a list that comes."""
+    expected = LISTS[name][1]
+    wait_for(f"word of {name}", lambda: askers.heard(name).names_note is not None, 400)
+    heard = askers.heard(name)
+    if expected is None:
+        assert heard.names_note == "1 names known"
+    else:
+        assert heard.names is None
+        assert expected in (heard.unnamed or "")
+    # Routers were called, of which they are some, and nobody else but who hands on.
+    assert askers.called() & set(ROUTERS)
+    assert askers.called() <= {*ROUTERS, askers.guests.outside, str(c.UPLINK_ROUTER)}
+
+
+def test_screen_shows_what_is_news_and_nothing_that_draws(tmp_path: Path) -> None:
+    """The real script and the real sed; journalctl stands in, and its pattern is tried as PCRE."""
+    script = TOP / "units/i2p-monitor"
+    (pattern,) = re.findall(r"--grep='(.*)'", script.read_text())
+    line, made = "07:11:30@355/\x1b[1;31merror\x1b[0m - {}", "bound tunnel 7 has been created"
+    shown = [
+        "no names, Can't resolve example.org: sites are reached by their .b32.i2p addresses",
+        line.format("Addressbook: Can't find domain for \x1b[2J\x1b]0;x\a\xe9.i2p"),
+        line.format("Addressbook: Can't find domain for info.i2p"),
+        "a" * 5000,
+    ]
+    hidden = [
+        line.format(f"Tunnel: In{made}"),
+        line.format(f"I2NP: Out{made}"),
+        line.format("Addressbook: Malformed domain: <html>"),
+        "07:11:30@355/info - Addressbook: Added new host: a.i2p",
+        "07:11:30@355/\x1b[1;36minfo\x1b[0m - NetDb: x",
+    ]
+    assert [each for each in (*shown, *hidden) if re.match(pattern, each)] == shown
+    fake = tmp_path / "journalctl"
+    (tmp_path / "words").write_text("\n".join(shown) + "\n")
+    fake.write_text(f"#!/bin/sh\ncat {tmp_path}/words\n")
+    fake.chmod(0o755)
+    text = script.read_text().replace("PATH=/usr/sbin", f"PATH={tmp_path}:/usr/sbin")
+    done = subprocess.run(["sh", "-c", text], capture_output=True, check=True)
+    lines = done.stdout.decode("ascii").splitlines()
+    assert lines[0] == shown[0]
+    assert lines[1].endswith("error - Addressbook: Can't find domain for ?[2J?]0;x???.i2p")
+    assert lines[3] == "a" * 240 + "..."
+    assert not set(done.stdout) & set(range(32)) - {10}

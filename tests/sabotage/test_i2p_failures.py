@@ -126,6 +126,21 @@ def test_wrong_bundle(bundle: Mapping[str, bytes], work: Path) -> None:
         assert called(boot) == set()
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {f"{BUNDLES}/i2pd.conf": "addressbook.defaulturl = https://example.org/hosts.txt\n"},
+        {"var/lib/i2pd/subscriptions.txt": b"http://reg.i2p/hosts.txt\n\xff\x1b[2J\0\n"},
+    ],
+    ids=["of another network", "no address"],
+)
+def test_wrong_list_of_names(files: Mapping[str, str | bytes], work: Path) -> None:
+    """One that is there and holds none, or whose site is not: tests/lab/test_i2p.py."""
+    with booted({**I2P_BUNDLE, **files}, work) as boot:
+        place = f"/{next(iter(files))}, line {len(next(iter(files.values())).splitlines())}: "
+        quarantined(boot, place, "is no list of I2P names", "http://SITE.i2p/PATH", reason="i2p")
+
+
 def test_router_that_crashes_again_and_again(gone: dict[str, bytes], work: Path) -> None:
     process = f"systemctl show -P MainPID {UNIT}"
     with booted({**gone, **ADDITIONS}, work) as boot:

@@ -13,7 +13,7 @@ import pytest
 
 from tails_profiles import i2p_progress, progress
 from tails_profiles.announce import REPEAT, parse_line
-from tails_profiles.errors import I2pError, ReseedError, SettingsError
+from tails_profiles.errors import I2pError, ReseedError, SettingsError, SubscriptionError
 from tails_profiles.firewall_step import decide, find_settings, write_configuration
 from tails_profiles.i2pd import (
     ADDITIONS,
@@ -21,6 +21,7 @@ from tails_profiles.i2pd import (
     OWN_TUNNELS,
     ROUTERS_WANTED,
     SILENCE,
+    SUBSCRIPTIONS,
     Heard,
     asks_names,
     given_path,
@@ -123,6 +124,73 @@ def test_file_that_is_no_bundle_is_refused(bundle: bytes) -> None:
 def test_additions_of_the_image_stand_before_the_first_section() -> None:
     sections = parsed(i2pd_conf(I2pSettings(), ZIP, "netid = 23\n"))
     assert sections["router"]["netid"] == "23"
+
+
+B32 = "a2" * 26 + ".b32.i2p"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f"addressbook.defaulturl = http://{B32}/hosts.txt",
+        "addressbook.subscriptions=http://reg.i2p/hosts.txt,http://a.b-c.i2p:8080/",
+        "[addressbook]\nsubscriptions = http://reg.i2p/hosts.txt # x\n[x]\nsubscriptions = no",
+        "#addressbook.defaulturl = https://example.org/",
+    ],
+)  # fmt: skip
+def test_list_of_names_on_a_site_of_i2p_may_be_named(lines: str) -> None:
+    assert lines in i2pd_conf(I2pSettings(), ZIP, lines)
+
+
+#: No list of names that i2pd could fetch, or something of another network.
+NO_LISTS = [
+    "", "hosts.txt", "reg.i2p/hosts.txt", "http://reg.i2p", "https://reg.i2p/hosts.txt",
+    "ftp://reg.i2p/hosts.txt", "http://example.org/hosts.txt", "http://198.51.100.7/hosts.txt",
+    "http://[2001:db8::1]/hosts.txt", "http://user@reg.i2p/hosts.txt", "http://reg.i2p.example.org/",
+    "http://.i2p/", "http://i2p/", "http://REG.i2p/", "http://reg.i2p/a b", "http://reg.i2p:/",
+    f"http://{B32[1:]}/hosts.txt", f"http://x.{B32}/", "http://x.b32.i2p.i2p/", "file:///etc/passwd",
+    "http://reg.i2p/\x1b[2J", "http://reg.i2p/\ufffd", "http://reg.i2p/" + "a" * 70000, "\ufffd\0=",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", NO_LISTS)
+def test_list_of_names_that_could_never_come_is_refused_with_its_place(
+    url: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SubscriptionError) as caught:
+        i2pd_conf(I2pSettings(), ZIP, f"netid = 23\naddressbook.defaulturl = {url}\n")
+    assert str(caught.value).startswith(f"{ADDITIONS}, line 2: {url[:20]!r}"[:-1])
+    assert "http://SITE.i2p/PATH" in (caught.value.hint or "")
+    assert caught.value.reason == "i2p"
+    assert len(str(caught.value)) < 300
+    with pytest.raises(SubscriptionError, match=r"line 2: "):
+        i2pd_conf(I2pSettings(), ZIP, f"[addressbook]\nsubscriptions=http://reg.i2p/,{url}\n")
+    if not url:
+        return  # an empty line is none
+    image, paths = tmp_path, Paths(tmp_path)
+    for name, text in ((ZIP, ""), (SUBSCRIPTIONS, f"# mine\nhttp://reg.i2p/hosts.txt\n{url}\n")):
+        path = image / name.lstrip("/")
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    with pytest.raises(SubscriptionError, match=rf"^{SUBSCRIPTIONS}, line 3: "):
+        write_configuration(defaults(Profile.I2P_GUEST), paths)
+    assert not paths.i2pd_conf.exists()
+
+
+def test_list_of_debians_package_is_not_the_routers_and_not_read(tmp_path: Path) -> None:
+    """It is a link into /etc/i2pd, which the router's unit covers."""
+    for name, text in ((ZIP, ""), ("/etc/i2pd/subscriptions.txt", "https://example.org/\n")):
+        path = tmp_path / name.lstrip("/")
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    link = tmp_path / SUBSCRIPTIONS.lstrip("/")
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../../etc/i2pd/subscriptions.txt")
+    assert link.is_file()
+    write_configuration(defaults(Profile.I2P_GUEST), Paths(tmp_path))
+    assert "TemporaryFileSystem=/etc/i2pd:ro" in (
+        TOP / "units/tails-profiles-i2p.service"
+    ).read_text().splitlines()  # fmt: skip
 
 
 def test_files_of_the_router_are_written_and_nobody_gets_names(tmp_path: Path) -> None:
@@ -259,6 +327,91 @@ def test_tunnels_are_counted_from_what_the_router_says_and_a_start_begins_anew()
 )  # fmt: skip
 def test_why_there_are_no_first_routers_is_heard(words: str) -> None:
     assert hear(SILENCE, (f"07:11:30@355/\x1b[1;31merror\x1b[0m - {words}",)).refused == words
+
+
+# As i2pd 2.45 and 2.56 say it.
+NO_NAMES = [
+    "Addressbook: Can't resolve example.org",
+    f"Addressbook: LeaseSet for address {B32} not found",
+    f"Addressbook: Can't parse http response from {B32}",
+    f"Addressbook: Incomplete http response from {B32}, interrupted by timeout",
+    f"Adressbook: Can't get updates from {B32}, response code 404",
+    f"Addressbook: Empty response from {B32}, expected 0 bytes",
+    "Addressbook: Response size mismatch, expected: 5, got: 4bytes",
+    "Addressbook: Can't gunzip http response",
+    "Addressbook: Subscriptions request timeout expired",
+]
+LINE = "07:11:30@355/\x1b[1;31merror\x1b[0m - {}"
+
+
+@pytest.mark.parametrize("words", NO_NAMES)
+def test_why_no_list_of_names_came_is_heard_until_one_comes(words: str) -> None:
+    heard = hear(SILENCE, (LINE.format(words),))
+    why = words.partition(": ")[2]
+    assert heard.unnamed == why
+    state = I2pStatus(True, 25, 1, 0, heard)
+    assert state.note.endswith(f"; no names, {why}: sites are reached by their .b32.i2p addresses")
+    # It is no failure: the router serves.
+    assert not state.is_refused
+    heard = hear(heard, (LINE.format("Addressbook: 412 addresses processed"),))
+    assert (heard.names, heard.unnamed, heard.names_note) == (412, None, "412 names known")
+    later = hear(heard, (LINE.format(words),))
+    assert later.names_note == f"412 names known, no newer ones, {why}"
+
+
+def test_list_without_a_name_is_none_and_says_so() -> None:
+    heard = hear(SILENCE, (LINE.format("Addressbook: 0 addresses processed"),))
+    assert heard.names is None
+    assert "what came is no list of names" in (heard.names_note or "")
+    assert SILENCE.names_note is None
+
+
+def test_what_others_put_into_a_message_is_not_the_routers_word() -> None:
+    forged = "Addressbook: 9 addresses processed"
+    made = MADE[0].partition(" - ")[2]
+    for words in (forged, made, "i2pd v2.56.0 (0.9.65) starting..."):
+        line = LINE.format(f"Addressbook: Malformed domain: x - {words}")
+        assert hear(STANDS, (line, words)) == STANDS
+
+
+def test_names_are_told_once_until_they_come(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed, again = Heard(unnamed="Can't resolve x"), Heard(unnamed="Can't resolve y")
+    heard = iter((SILENCE, failed, failed, again, Heard(names=7)))
+    waited: list[float] = []
+    i2p_progress.watch_names(Paths(tmp_path), waited.append, lambda: next(heard))
+    assert [each.message for each in caplog.records] == [
+        "no names, Can't resolve x: sites are reached by their .b32.i2p addresses",
+        "no names, Can't resolve y: sites are reached by their .b32.i2p addresses",
+        "7 names known",
+    ]
+    assert waited == [i2p_progress.NAMES_INTERVAL] * 4
+
+
+def test_names_are_watched_once_the_router_is_ready_and_not_before(
+    router: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router.state.mkdir(parents=True)
+    router.selection.write_text('{"profile": "i2p-guest"}')
+    router.i2pd_resolv_conf.write_text("")
+    sockets(router, PROXIES)
+    monkeypatch.setattr(progress.units, "properties", lambda *_: {"ActiveState": "active"})
+    monkeypatch.setattr(i2p.Watch, "state", lambda _: i2p.read_state(router, STANDS))
+    lines: list[str] = []
+    watched: list[int] = []
+    monkeypatch.setattr(i2p_progress, "watch_names", lambda _: watched.append(len(lines)))
+    assert progress.main(lambda each, _: lines.append(each.line()), router) == 0
+    assert lines[-1].endswith(" ready\n")
+    assert watched == [len(lines)]
+    # One that gave up has nothing to tell of names.
+    sockets(router, "")
+    states = iter(("active", "failed"))
+    monkeypatch.setattr(progress.units, "properties", lambda *_: {"ActiveState": next(states)})
+    monkeypatch.setattr(i2p.Watch, "state", lambda _: i2p.read_state(router, SILENCE))
+    assert progress.main(lambda each, _: lines.append(each.line()), router) == 0
+    assert lines[-1].endswith(" failed i2p\n")
+    assert len(watched) == 1
 
 
 STANDS = Heard(OWN_TUNNELS + 1, OWN_TUNNELS + 1)

@@ -446,6 +446,8 @@ def _make_plan(arguments: argparse.Namespace) -> LaunchPlan:
         hypervisor=arguments.hypervisor,
     )
     made = launcher.with_shares(made, shares.choices(arguments.share))
+    for words in launch.warnings(made):
+        _say(f"warning: {words}")
     return launch.with_bundle(made, bundle)
 
 

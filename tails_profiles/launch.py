@@ -243,6 +243,24 @@ def exclusively(plan: LaunchPlan) -> LaunchPlan:
     return replace(plan, exclusive=True)
 
 
+def warnings(plan: LaunchPlan) -> tuple[str, ...]:
+    """What the settings ask for and this launch cannot give, in words for a person."""
+    i2p = next(
+        (each.settings.i2p for each in plan.guests if each.profile is Profile.I2P_GUEST), None
+    )
+    if i2p is None or i2p.port is None:
+        return ()
+    reasons = {
+        "--exclusive closes this machine to every caller": plan.exclusive,
+        "VirtualBox's NAT is not told to hand anything on": plan.virtualbox is not None,
+    }
+    return tuple(
+        f"i2p.port {i2p.port}: nobody can call i2p-guest, {why}; routers hear of it all the same"
+        for why, holds in reasons.items()
+        if holds
+    )
+
+
 def with_bundle(made: LaunchPlan, bundle: bytes) -> LaunchPlan:
     """The plan with first routers on i2p-guest's settings disk; the same where there are none."""
     if not bundle:

@@ -15,7 +15,7 @@ from typing import Any
 from tails_profiles import firewall, hypervisors, settings_disk
 from tails_profiles import settings as guest_settings
 from tails_profiles.command import Command
-from tails_profiles.launch import GuestPlan, ImageFacts, LaunchPlan
+from tails_profiles.launch import GuestPlan, ImageFacts, LaunchPlan, warnings
 from tails_profiles.machine_steps import (
     AwaitRunning,
     MachineStep,
@@ -257,7 +257,8 @@ def _share(guest: GuestPlan, plan: LaunchPlan) -> Iterator[Step]:
 
 def display(plan: LaunchPlan, plan_steps: Sequence[Step]) -> str:
     """All steps as a script for bash, for root."""
-    return "\n".join((_prelude(plan), *(step.display() for step in plan_steps))) + "\n"
+    warned = (f"# warning: {words}" for words in warnings(plan))
+    return "\n".join((*warned, _prelude(plan), *(step.display() for step in plan_steps))) + "\n"
 
 
 def _prelude(plan: LaunchPlan) -> str:
@@ -274,6 +275,7 @@ def to_json(plan: LaunchPlan, plan_steps: Sequence[Step]) -> dict[str, Any]:
         "directory": str(plan.directory),
         "accelerator": hypervisor.accelerator(plan),
         "runner": "systemd" if plan.systemd else "setpriv",
+        "warnings": list(warnings(plan)),
         "guests": [
             {
                 "profile": guest.profile.value,

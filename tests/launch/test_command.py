@@ -315,3 +315,21 @@ def test_settings_of_a_guest_that_is_not_to_be_started_are_refused(world: World)
         assert world.cli(*words, "--i2p", image=world.image()).returncode == 0
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize("action", ["plan", "start"])
+def test_port_that_nobody_can_call_is_warned_of(action: str, world: World) -> None:
+    path = world.top / "settings.json"
+    path.write_text('{"i2p": {"port": 23456, "reseed": null}}')
+    words = (action, "--settings", str(path), "--i2p")
+    try:
+        done = world.cli(*words, image=world.image())
+        assert (done.returncode, "warning" in done.stderr) == (0, False)
+        if action == "start":
+            assert world.cli("stop").returncode == 0
+        done = world.cli(*words, "--exclusive", image=world.image())
+        assert done.returncode == 0
+        assert "warning: i2p.port 23456: nobody can call i2p-guest, --exclusive" in done.stderr
+    finally:
+        path.unlink()
+        assert world.cli("stop").returncode == 0

@@ -237,8 +237,8 @@ def test_host_json_names_what_the_steps_do() -> None:
     made = plan(i2p=True)
     found = launch_steps.to_json(made, launch_steps.steps(made, SEEDS))
     assert set(found) == {
-        "version", "hypervisor", "image", "directory", "accelerator", "runner", "guests", "prelude",
-        "steps",
+        "version", "hypervisor", "image", "directory", "accelerator", "runner", "warnings",
+        "guests", "prelude", "steps",
     }  # fmt: skip
     assert [guest["profile"] for guest in found["guests"]] == [*GUESTS]
     assert {step["kind"] for step in found["steps"]} == {
@@ -268,6 +268,34 @@ def test_port_that_the_settings_open_leads_from_this_host_to_i2p_guest_alone() -
         assert text.count("hostfwd") == (2 if profile is Profile.I2P_GUEST else 0)
         assert (forward in text) == (profile is Profile.I2P_GUEST)
     assert "hostfwd" not in str([argv(profile, plan(i2p=True)) for profile in GUESTS])
+
+
+def test_port_that_nobody_can_call_is_warned_of_with_every_reason() -> None:
+    def warned(port: int | None, *, exclusive: bool, virtualbox: bool) -> list[str]:
+        opened = replace(DEFAULTS[Profile.I2P_GUEST], i2p=I2pSettings(port=port, reseed="online"))
+        given = DEFAULTS | {Profile.I2P_GUEST: opened}
+        facts = replace(
+            FACTS, virtualbox=launch.VirtualBoxFacts((7, 2), None) if virtualbox else None
+        )
+        made = launch.plan(Path("/image.iso"), Path("/run/x"), facts, given, OFFSETS, i2p=True)
+        if exclusive:
+            made = launch.exclusively(made)
+        words: list[str] = launch_steps.to_json(made, ())["warnings"]
+        script = launch_steps.display(made, ())
+        assert words == list(launch.warnings(made))
+        comments = [line for line in script.splitlines() if line.startswith("# warning: ")]
+        assert comments == [f"# warning: {each}" for each in words]
+        return words
+
+    for exclusive, virtualbox in product((False, True), repeat=2):
+        assert warned(None, exclusive=exclusive, virtualbox=virtualbox) == []
+        found = warned(23456, exclusive=exclusive, virtualbox=virtualbox)
+        assert len(found) == exclusive + virtualbox
+        assert all(words.startswith("i2p.port 23456: nobody can call") for words in found)
+        assert any("--exclusive" in words for words in found) == exclusive
+        assert any("VirtualBox" in words for words in found) == virtualbox
+    # Nor where there is no i2p-guest.
+    assert launch.warnings(launch.exclusively(plan())) == ()
 
 
 def test_names_are_asked_of_the_host_s_resolver_alone_or_the_launch_is_refused() -> None:

@@ -64,6 +64,11 @@ def asks_names(i2p: I2pSettings) -> bool:
     return i2p.reseed == "online"
 
 
+def has_bundle(configuration: str) -> bool:
+    """Whether a configuration of ours has first routers in a file, and so has them at any start."""
+    return "\nurls =\n" in configuration
+
+
 def given_path(bundle: bytes) -> str:
     """Where the router finds the bundle of a settings disk; raises ReseedError if it is none."""
     for beginning, path in GIVEN.items():
@@ -143,14 +148,16 @@ def _transports(i2p: I2pSettings) -> Iterator[str]:
 
 def _proxies() -> Iterator[str]:
     inner = f"address = {c.I2P_INNER.ip}"
-    # No way out of I2P, and no page that plants a name.
+    # No way out of I2P, and no page that plants a name. Keys that are never stored, and not by one
+    # name: with that the second would take the first one's destination, and sites could tell that
+    # a browser and another program are the same person's.
     yield from _section(
-        "httpproxy", "enabled = true", inner, f"port = {c.I2P_HTTP_PORT}", "addresshelper = false",
-        "outproxy =",
+        "httpproxy", "enabled = true", inner, f"port = {c.I2P_HTTP_PORT}", "keys = transient-http",
+        "addresshelper = false", "outproxy =",
     )  # fmt: skip
     yield from _section(
         "socksproxy", "enabled = true", inner, f"port = {c.I2P_SOCKS_PORT}",
-        "outproxy.enabled = false",
+        "keys = transient-socks", "outproxy.enabled = false",
     )  # fmt: skip
 
 
@@ -229,7 +236,7 @@ _MADE = re.compile(r"(?:I2NP|Tunnel): (In|Out)bound tunnel \d+ has been created"
 _REFUSED = re.compile(r"Reseed: (?:.* failed.*|Unexpected .*|Can't .*|Failed to reseed from .*)")
 _LEARNED = re.compile(r"NetDb: RouterInfo added: ")
 _STARTING = re.compile(r"i2pd v[\d.]+ .*starting")
-_NAMES = re.compile(r"Addressbook: (\d+) addresses processed")
+_NAMES = re.compile(r"Addressbook: (\d+) addresses (?:processed|loaded from storage)")
 _UNNAMED = re.compile(
     r"Add?ressbook: ((?:Failed to parse url|Can't resolve|LeaseSet for address|Can't parse http"
     r"|Incomplete http response|Can't get updates|Empty response|Response size mismatch"

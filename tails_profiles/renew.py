@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A new client destination for I2P's proxies, whenever app-guest calls: sites cannot link visits.
+"""New client destinations for I2P's proxies, whenever app-guest calls: sites cannot link visits.
 
 ``python3 -I -m tails_profiles.renew`` runs in i2p-guest, socket-activated, until nobody has called
-for a while. Nothing is read from a caller, who gets one of two constant words back. It tells the
-router to make its proxies anew (SIGHUP), which ends what goes through them.
+for a while. Nothing is read from a caller, who gets one of two constant words back. The router is
+started anew, which ends what goes through its proxies.
 """
 
 import contextlib
@@ -16,12 +16,14 @@ from collections.abc import Callable
 
 from tails_profiles.constants import I2P_INNER, I2P_RENEW_PORT
 from tails_profiles.errors import ProfilesError
+from tails_profiles.paths import Paths
 from tails_profiles.system import i2p, journal
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two new destinations: each costs tunnels of others, and the pattern is seen.
-INTERVAL = 10.0
+#: Seconds between two requests that are met: each costs tunnels of others, and the pattern is seen.
+#: The router's unit allows four starts in 120.
+INTERVAL = 40.0
 #: Seconds without a caller after which this ends; the socket starts it again.
 IDLE = 30.0
 #: Where the socket unit listens.
@@ -45,7 +47,7 @@ def serve(
                     continue
                 act()
                 last = clock()
-                log.info("a new client destination, as app-guest asked")
+                log.info("new client destinations, as app-guest asked")
                 caller.send(RENEWED)
 
 
@@ -54,7 +56,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[journal.handler()])
     try:
         (listener,) = journal.inherited_sockets()
-        serve(listener, i2p.renew)
+        serve(listener, lambda: i2p.renew(Paths()))
     except ProfilesError as err:
         log.error("%s", err)  # noqa: TRY400 - an expected failure is one line
         return err.exit_status

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 from tails_profiles import constants
 from tails_profiles.errors import SystemFailureError
-from tails_profiles.i2pd import NO_NAMES, SILENCE, Heard, hear
+from tails_profiles.i2pd import NO_NAMES, ROUTERS_WANTED, SILENCE, Heard, has_bundle, hear
 from tails_profiles.paths import Paths
 from tails_profiles.status import I2pStatus
 from tails_profiles.system import units
@@ -42,15 +42,20 @@ class Watch:
         return self._heard
 
 
-def renew() -> None:
-    """Have the router make its proxies anew, with a new destination (i2pd(1): SIGHUP).
+def renew(paths: Paths) -> None:
+    """Have the router make its proxies anew, each with a new destination.
 
     Raises SystemFailureError where it does not run.
     """
     number = int(units.properties(UNIT, "MainPID").get("MainPID", "0"))
     if number == 0:
         raise SystemFailureError("the I2P router does not run")
-    os.kill(number, signal.SIGHUP)
+    # By its end, after which its unit starts it again. Reloading (i2pd(1): SIGHUP) does less: the
+    # old destinations go on beside the new ones, and a list of names that has not come yet never
+    # comes. But who would have no first routers at a new start is no router afterwards.
+    enough = (_stored(paths) or 0) >= ROUTERS_WANTED
+    safe = enough or has_bundle(paths.i2pd_conf.read_text(encoding="utf-8"))
+    os.kill(number, signal.SIGTERM if safe else signal.SIGHUP)
 
 
 def forget_names(paths: Paths) -> None:

@@ -13,13 +13,12 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import socket
 import struct
 import subprocess
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from tails_profiles import constants as c
@@ -367,8 +366,6 @@ class Guests:
     def _uplink(self) -> None:
         outside, inside = self.network.namespace, self.gateway
         here, wan = f"nat{self._number}", f"198.18.{2 + self._number}"
-        #: What the network sees of whoever is behind this NAT.
-        self.outside = f"{wan}.2"
         for name, link, other, peer in (
             (self.nat, "lan", inside, "uplink"),
             (self.nat, "wan", outside, here),
@@ -381,7 +378,7 @@ class Guests:
         run("ip", "-n", inside, "link", "set", "dev", "uplink", "address", c.I2P_UPLINK_MAC)
         for name, link, address in (
             (self.nat, "lan", f"{c.UPLINK_ROUTER}/24"),
-            (self.nat, "wan", f"{self.outside}/24"),
+            (self.nat, "wan", f"{wan}.2/24"),
             (outside, here, f"{wan}.1/24"),
             (inside, "uplink", str(c.UPLINK)),
         ):
@@ -396,22 +393,28 @@ class Guests:
     def _load(name: str, text: str) -> None:
         run("ip", "netns", "exec", name, "nft", "-f", "-", stdin=text)
 
-    def start_router(self, bundle: bytes | None = None, names: str | None = None) -> None:
+    def start_router(
+        self,
+        bundle: bytes | None = None,
+        names: str | None = None,
+        change: Callable[[str], str] = lambda text: text,
+    ) -> None:
         """i2p-guest's router: the unit's command line, and what the firewall step writes.
 
-        ``bundle`` replaces the network's; ``names`` is an address book that it begins with.
+        ``bundle`` replaces the network's; ``names`` is an address book that it begins with;
+        ``change`` is what an anti-test does to the configuration.
         """
         shutil.rmtree(self.root, ignore_errors=True)
         path = self._prepare(self.root, bundle)
         (self.root / "var/lib/i2pd/hosts.txt").write_text(
             names if names is not None else self.network.names
         )
-        self._run(self.root, i2pd_conf(I2pSettings(), str(path), self.network.additions))
+        self._run(self.root, change(i2pd_conf(I2pSettings(), str(path), self.network.additions)))
 
     def start_beside(self, name: str, url: str) -> Path:
         """A router that knows no names and has no proxies, and asks for its list of names there.
 
-        Returns the file of what it says.
+        Returns the file of what it says. Nobody calls it: without SSU2 it has no address.
         """
         root = self.root.with_name(f"{self.root.name}-{name}")
         path = self._prepare(root, None)
@@ -419,7 +422,13 @@ class Guests:
         # The address is one that no configuration of ours would take.
         (line,) = (each for each in text.splitlines() if "addressbook.defaulturl" in each)
         text = text.replace(line, f"addressbook.defaulturl = {url}")
-        self._run(root, text, "--httpproxy.enabled=false", "--socksproxy.enabled=false")
+        self._run(
+            root,
+            text,
+            "--httpproxy.enabled=false",
+            "--socksproxy.enabled=false",
+            "--ssu2.enabled=false",
+        )
         return root / "log"
 
     def _prepare(self, root: Path, bundle: bytes | None) -> Path:
@@ -443,13 +452,16 @@ class Guests:
         words = command.removeprefix("ExecStart=").split()
         for here in ("/etc/i2pd", "/var/lib/i2pd", "/run/i2pd"):
             words = [word.replace(f"={here}", f"={root}{here}") for word in words]
-        self._processes.append(
-            subprocess.Popen(
-                ["ip", "netns", "exec", self.gateway, "setpriv", "--reuid=i2pd", "--regid=i2pd",
-                 "--clear-groups", *words, *options],
-                stdin=subprocess.DEVNULL, stdout=(root / "log").open("wb"),
-                stderr=subprocess.STDOUT, cwd=root / "var/lib/i2pd",
-            )
+        words = ["ip", "netns", "exec", self.gateway, "setpriv", "--reuid=i2pd", "--regid=i2pd",
+                 "--clear-groups", *words, *options]  # fmt: skip
+        (root / "log").touch()
+        self._processes.append(self._popen(words, root))
+
+    @staticmethod
+    def _popen(words: Sequence[str], root: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=(root / "log").open("ab"),
+            stderr=subprocess.STDOUT, cwd=root / "var/lib/i2pd",
         )  # fmt: skip
 
     def stop_router(self) -> None:
@@ -460,8 +472,12 @@ class Guests:
         self._processes.clear()
 
     def renew(self) -> None:
-        """What i2p-guest does when app-guest asks for a new destination."""
-        self._processes[0].send_signal(signal.SIGHUP)
+        """What i2p-guest does when app-guest asks for new destinations: a new start."""
+        (old,) = self._processes
+        old.terminate()
+        old.wait()
+        assert isinstance(old.args, list)
+        self._processes[:] = [self._popen(old.args, self.root)]
 
     @property
     def log(self) -> str:

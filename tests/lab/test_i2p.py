@@ -124,15 +124,23 @@ def test_site_comes_by_its_name(guests: Guests) -> None:
     assert guests.fetch("http://unknown.i2p/").stdout.rsplit("\n", 1)[1] != "200"
 
 
-def test_sites_see_a_new_destination_only_after_a_request(guests: Guests) -> None:
-    """What is requested is a signal: see tests/unit/test_renew.py and test_gateways.py."""
-    first = guests.network.visitors()[-1]
-    assert first.endswith(".b32.i2p")
-    assert guests.fetch(f"http://{guests.network.site}/").stdout.startswith(PAGE)
-    assert guests.network.visitors()[-1] == first
+def seen(guests: Guests, *options: str) -> str:
+    """The destination that the site sees of a visitor, once it comes."""
+    url = f"http://{guests.network.site}/"
+    wait_for("the site", lambda: PAGE in guests.fetch(url, *options).stdout, 180)
+    return guests.network.visitors()[-1]
+
+
+def test_sites_see_two_destinations_and_new_ones_only_after_a_request(guests: Guests) -> None:
+    """What ends the router is in tests/unit/test_renew.py and tests/sabotage/test_gateways.py."""
+    first = [seen(guests), seen(guests, *SOCKS)]
+    assert all(each.endswith(".b32.i2p") for each in first)
+    assert first[0] != first[1]
+    assert [seen(guests), seen(guests, *SOCKS)] == first
     guests.renew()
-    wait_until_it_comes(guests)
-    assert guests.network.visitors()[-1] != first
+    second = [seen(guests), seen(guests, *SOCKS)]
+    assert len({*first, *second}) == 4
+    assert [seen(guests), seen(guests, *SOCKS)] == second
 
 
 def test_site_comes_through_both_proxies(guests: Guests) -> None:
@@ -312,7 +320,8 @@ def test_state_counts_what_the_router_knows_and_who_answers(guests: Guests) -> N
     wait_for("stored routers", lambda: state()["known"] >= len(ROUTERS), 90)
     found = state()
     assert found["listening"]
-    assert found["known"] == len(ROUTERS)
+    # It may have heard of those of the other i2p-guest.
+    assert len(ROUTERS) <= found["known"] <= len(ROUTERS) + len(LISTS)
     # By NTCP2 or by SSU2: a router chooses. Since a page has come, tunnels stand.
     status = I2pStatus(**{**found, "heard": hear(SILENCE, guests.log.splitlines())})
     assert status.is_answered
@@ -352,20 +361,30 @@ def test_names_of_a_wrong_subscription_lead_nowhere_and_the_rest_works(guests: G
         assert ARP in frame or frame[IP].dst in ROUTERS, frame.summary()
 
 
+def test_with_i2pds_own_keys_both_proxies_have_one_destination(guests: Guests) -> None:
+    """The anti-test of two destinations."""
+
+    def without_keys(text: str) -> str:
+        return "".join(
+            line for line in text.splitlines(keepends=True) if not line.startswith("keys = ")
+        )
+
+    guests.stop_router()
+    guests.start_router(change=without_keys)
+    assert seen(guests) == seen(guests, *SOCKS)
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_wrong_list_of_names_is_told_and_no_other_network_asked(name: str, askers: Askers) -> None:
     """Even if no configuration of ours takes it. The anti-test, the last, is a list that comes."""
     expected = LISTS[name][1]
-    wait_for(f"word of {name}", lambda: askers.heard(name).names_note is not None, 400)
-    heard = askers.heard(name)
-    if expected is None:
-        assert heard.names_note == "1 names known"
-    else:
-        assert heard.names is None
-        assert expected in (heard.unnamed or "")
-    # Routers were called, of which they are some, and nobody else but who hands on.
+    # On a busy machine the site is not found at first: i2pd asks again five minutes later, and ten.
+    note = expected or "1 names known"
+    wait_for(f"word of {name}", lambda: note in (askers.heard(name).names_note or ""), 1200)
+    assert (askers.heard(name).names is None) == (expected is not None)
+    # Routers were called, and nobody else but who hands on.
     assert askers.called() & set(ROUTERS)
-    assert askers.called() <= {*ROUTERS, askers.guests.outside, str(c.UPLINK_ROUTER)}
+    assert askers.called() <= {*ROUTERS, str(c.UPLINK_ROUTER)}
 
 
 def test_screen_shows_what_is_news_and_nothing_that_draws(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_i2p_guest_opens_two_ports_and_says_how_far_it_is(work: Path) -> None:
 
 
 @pytest.mark.broad
-def test_request_for_a_new_destination_signals_the_router(work: Path) -> None:
+def test_request_for_new_destinations_starts_the_router_anew(work: Path) -> None:
     machine = Machine(dmi=I2P, links=I2P_LINKS, files=I2P_BUNDLE)
     ask = (
         'python3 -c \'import socket; made = socket.create_connection(("10.1.3.1", 4448), 20);'
@@ -172,8 +172,13 @@ def test_request_for_a_new_destination_signals_the_router(work: Path) -> None:
         process = boot.succeed("systemctl show -P MainPID tails-profiles-i2p.service")
         assert boot.succeed(ask).strip() == "renewed"
         assert boot.succeed(ask).strip() == "too soon"
-        wait_until(boot, "journalctl -u tails-profiles-i2p | grep -c 'transient keys' | grep -qx 2")
-        assert boot.succeed("systemctl show -P MainPID tails-profiles-i2p.service") == process
+        # Two proxies, two destinations at each start.
+        wait_until(boot, "journalctl -u tails-profiles-i2p | grep -c 'transient keys' | grep -qx 4")
+        wait_until(boot, "ss -Hnlt | grep -q 10.1.3.1:4447")
+        assert boot.succeed("systemctl show -P MainPID tails-profiles-i2p.service") != process
+        assert (
+            boot.succeed("systemctl show -P ActiveState tails-profiles-i2p.service") == "active\n"
+        )
 
 
 def test_i2p_guest_that_would_know_nobody_ends_in_quarantine(work: Path) -> None:

@@ -25,6 +25,7 @@ from tails_profiles.i2pd import (
     Heard,
     asks_names,
     given_path,
+    has_bundle,
     hear,
     i2pd_conf,
 )  # fmt: skip
@@ -70,6 +71,10 @@ def test_only_the_two_proxies_listen_and_only_on_the_inner_link() -> None:
     assert enabled == {"httpproxy", "socksproxy", "ntcp2", "ssu2", "addressbook"}
     where = {(keys["address"], keys["port"]) for keys in sections.values() if "address" in keys}
     assert where == {("10.1.3.1", "4444"), ("10.1.3.1", "4447")}
+    # One name for both is one destination; a name that does not begin so is of a file.
+    keys = [sections[name]["keys"] for name in ("httpproxy", "socksproxy")]
+    assert len(set(keys)) == 2
+    assert all(key.startswith("transient-") for key in keys)
     # Each of these is on unless it is switched off by name.
     for name in ("http", "sam", "bob", "i2cp", "i2pcontrol", "nettime", "upnp"):
         assert sections[name]["enabled"] == "false"
@@ -96,6 +101,7 @@ def test_first_routers_come_from_a_file_or_from_their_servers_and_never_from_bot
     assert section.get("urls") == ("" if key else None)
     assert section["verify"] == "true"
     assert asks_names(settings) == (key is None)
+    assert has_bundle(i2pd_conf(settings, bundle)) == (key is not None)
 
 
 @pytest.mark.parametrize("reseed", [None, "bundle"])
@@ -355,6 +361,7 @@ def test_why_no_list_of_names_came_is_heard_until_one_comes(words: str) -> None:
     assert not state.is_refused
     heard = hear(heard, (LINE.format("Addressbook: 412 addresses processed"),))
     assert (heard.names, heard.unnamed, heard.names_note) == (412, None, "412 names known")
+    assert hear(SILENCE, (LINE.format("Addressbook: 9 addresses loaded from storage"),)).names == 9
     later = hear(heard, (LINE.format(words),))
     assert later.names_note == f"412 names known, no newer ones, {why}"
 
@@ -396,7 +403,7 @@ def test_names_are_watched_once_the_router_is_ready_and_not_before(
     router.selection.write_text('{"profile": "i2p-guest"}')
     router.i2pd_resolv_conf.write_text("")
     sockets(router, PROXIES)
-    monkeypatch.setattr(progress.units, "properties", lambda *_: {"ActiveState": "active"})
+    monkeypatch.setattr(units, "properties", lambda *_: {"ActiveState": "active"})
     monkeypatch.setattr(i2p.Watch, "state", lambda _: i2p.read_state(router, STANDS))
     lines: list[str] = []
     watched: list[int] = []
@@ -407,7 +414,7 @@ def test_names_are_watched_once_the_router_is_ready_and_not_before(
     # One that gave up has nothing to tell of names.
     sockets(router, "")
     states = iter(("active", "failed"))
-    monkeypatch.setattr(progress.units, "properties", lambda *_: {"ActiveState": next(states)})
+    monkeypatch.setattr(units, "properties", lambda *_: {"ActiveState": next(states)})
     monkeypatch.setattr(i2p.Watch, "state", lambda _: i2p.read_state(router, SILENCE))
     assert progress.main(lambda each, _: lines.append(each.line()), router) == 0
     assert lines[-1].endswith(" failed i2p\n")

@@ -2,6 +2,8 @@
 """Requests for a new client destination: a caller gets a word back, and is not listened to."""
 
 import os
+import re
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -11,6 +13,8 @@ import pytest
 
 from tails_profiles import renew
 from tails_profiles.errors import SystemFailureError
+from tails_profiles.i2pd import ROUTERS_WANTED
+from tails_profiles.paths import Paths
 from tails_profiles.system import i2p, units
 
 
@@ -39,23 +43,49 @@ def answers(
 
 def test_one_destination_for_many_calls_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[None] = []
-    told = answers(monkeypatch, [100, 101, 109.9, 110, 115, 300], lambda: done.append(None))
+    told = answers(monkeypatch, [100, 101, 139.9, 140, 145, 300], lambda: done.append(None))
     renewed, soon = renew.RENEWED, renew.TOO_SOON
     assert told == [renewed, soon, soon, renewed, soon, renewed]
     assert len(done) == 3
 
 
-def test_router_is_signalled_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[int, int]] = []
+@pytest.mark.parametrize(
+    ("first", "known", "sent"),
+    [
+        ("zipfile = /etc/i2pd/reseed.zip\nurls =\n", 0, signal.SIGTERM),
+        # First routers came online, by names that are taken away: it must know enough itself.
+        ("yggurls =\n", ROUTERS_WANTED, signal.SIGTERM),
+        ("yggurls =\n", ROUTERS_WANTED - 1, signal.SIGHUP),
+    ],
+)  # fmt: skip
+def test_router_is_ended_unless_it_would_know_nobody_then_and_nobody_else(
+    first: str, known: int, sent: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(tmp_path)
+    paths.state.mkdir(parents=True)
+    paths.i2pd_conf.write_text("[reseed]\n" + first)
+    for number in range(known):
+        path = paths.i2p_data / f"netDb/r{number % 10}/routerInfo-{number}.dat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    signalled: list[tuple[int, int]] = []
     monkeypatch.setattr(units, "properties", lambda *_: {"MainPID": "77"})
-    monkeypatch.setattr(os, "kill", lambda *words: sent.append(words))
-    i2p.renew()
-    assert sent == [(77, 1)]
+    monkeypatch.setattr(os, "kill", lambda *words: signalled.append(words))
+    i2p.renew(paths)
+    assert signalled == [(77, sent)]
     # 0 is systemd's word for none, and kill(2)'s for a whole group.
     monkeypatch.setattr(units, "properties", lambda *_: {"MainPID": "0"})
     with pytest.raises(SystemFailureError, match="does not run"):
-        i2p.renew()
-    assert len(sent) == 1
+        i2p.renew(paths)
+    assert len(signalled) == 1
+
+
+def test_unit_starts_the_router_again_and_as_often_as_is_asked() -> None:
+    text = (Path(__file__).parents[2] / "units/tails-profiles-i2p.service").read_text()
+    assert "\nRestart=always\n" in text
+    limits = dict(re.findall(r"^StartLimit(IntervalSec|Burst)=(\d+)$", text, re.MULTILINE))
+    # The boot's own, and those that are asked for.
+    assert 1 + int(limits["IntervalSec"]) // renew.INTERVAL <= int(limits["Burst"])
 
 
 def test_units_agree_on_the_port() -> None:

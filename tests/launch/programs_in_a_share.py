@@ -392,8 +392,13 @@ def next_tree() -> None:
 
 
 SECOND = (next_ssh, next_gpg, next_sqlite, next_tree)
-#: "without-maps": for a share on which nothing can be mapped.
-STARTS = {"first": FIRST, "second": SECOND, "without-maps": (sqlite_wal, record_locks)}
+#: "without-maps": for a share on which nothing can be mapped. "without-gpg": where there is none.
+STARTS = {
+    "first": FIRST,
+    "second": SECOND,
+    "without-maps": (sqlite_wal, record_locks),
+    "without-gpg": tuple(check for check in FIRST if check not in {gpg_keys, gpg_locks}),
+}
 
 
 def main(which: str) -> None:

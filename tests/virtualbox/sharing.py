@@ -4,6 +4,7 @@
 Debian's kernel for real machines: the one for virtual machines has no vboxsf.
 """
 
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from tails_profiles import settings, shares
 from tails_profiles.profile import Profile
 from tails_profiles.settings import Feature, Share
 from tails_profiles.shares import FOLDERS
-from tests.launch import tiny
+from tests.launch import programs_in_a_share, tiny
 from tests.virtualbox.guest import KERNEL_LINE
 
 HERE = Path(__file__).parent
@@ -23,6 +24,15 @@ ARCHIVES = TOP / ".build/image/cache/archives"
 MODULES = ("vboxguest", "vboxsf")
 #: The second one is lent read-only; in the third one the test allows links.
 FEATURES = (Feature.PERSISTENT_DIRECTORY, Feature.BROWSER_BOOKMARKS, Feature.PIDGIN)
+#: What ``programs_in_a_share`` calls.
+_PROGRAMS = ("sh", "ssh", "ssh-add", "ssh-agent", "ssh-keygen", "tar")
+_PYTHON = ("/usr/bin/python3", "-I", "-S", "-B", "-X", "utf8")
+#: Every file that a program of Python's imports before it does anything.
+_IMPORTED = """\
+import runpy, sys
+runpy.run_path(sys.argv[1])
+print(*{each.__file__ for each in sys.modules.values() if getattr(each, "__file__", None)})
+"""
 _DIRECTORIES = (
     "bin", "etc", "modules", "usr", "usr/lib", "usr/lib/tails-profiles",
 )  # fmt: skip
@@ -35,15 +45,46 @@ def image(path: Path, end: str) -> Path:
     files["bin/busybox"] = (0o100755, (kept / "busybox").read_bytes())
     files["init"] = (0o100755, (HERE / "sharing-init").read_bytes())
     files["manager"] = (0o100755, (HERE / "sharing-manager").read_bytes())
-    files["etc/passwd"] = (
-        0o100644,
-        b"root:x:0:0::/root:/bin/sh\nlive:x:1000:1000::/home/live:/bin/sh\n",
-    )
+    files["etc/passwd"] = (0o100644, passwd("/home/live"))
     files["table"] = (0o100644, table().encode())
     files["usr/lib/tails-profiles/shares"] = (0o100755, (TOP / "units/shares").read_bytes())
     for module in MODULES:
         files[f"modules/{module}.ko"] = (0o100644, (kept / f"modules/{module}.ko").read_bytes())
     return tiny.bootable(path, kept, f"{KERNEL_LINE} end={end}", b"".join(tiny.archive(files)))
+
+
+def passwd(home: str) -> bytes:
+    """Who a guest's users are."""
+    return f"root:x:0:0::/root:/bin/sh\nlive:x:1000:1000::{home}:/bin/sh\n".encode()
+
+
+def programs(root: Path) -> None:
+    """Make ``root`` a root directory with ``programs_in_a_share`` and all that it needs.
+
+    This machine's own programs, for a kernel that is newer or the same. ``/run`` starts it.
+    """
+    script = Path(programs_in_a_share.__file__)
+    imported = tiny.run(*_PYTHON, "-c", _IMPORTED, str(script)).split()
+    executables = (_PYTHON[0], *(f"/usr/bin/{name}" for name in _PROGRAMS))
+    libraries = [path for path in imported if path.endswith(".so")]
+    needed = {
+        word
+        for path in (*executables, *libraries)
+        for word in tiny.run("ldd", path).split()
+        if word.startswith("/")
+    }
+    for path in {*imported, *executables, *needed} - {str(script)}:
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    # Scripts and shells are called by this name.
+    (root / "bin").mkdir(exist_ok=True)
+    shutil.copy("/usr/bin/sh", root / "bin/sh")
+    for name in ("dev", "etc", "share"):
+        (root / name).mkdir()
+    (root / "etc/passwd").write_bytes(passwd("/share"))
+    shutil.copy(script, root / "program")
+    (root / "run").write_text(f"exec {' '.join(_PYTHON)} /program without-gpg\n")
 
 
 def table() -> str:

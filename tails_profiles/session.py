@@ -26,12 +26,22 @@ Exec=/usr/lib/tails-profiles/i2p-browser %u
 Icon=web-browser
 Terminal=false
 Categories=Network;WebBrowser;
-Actions=renew;
-
-[Desktop Action renew]
-Name=New I2P identity
-Exec=/usr/lib/tails-profiles/i2p-browser --renew
 """
+
+#: An entry of its own: not every panel shows the actions of another.
+IDENTITY = """\
+[Desktop Entry]
+Type=Application
+Name=New I2P identity
+Comment=Sites of I2P see somebody else from then on
+Exec=/usr/lib/tails-profiles/i2p-browser --renew
+Icon=view-refresh
+Terminal=false
+Categories=Network;
+"""
+
+#: Where the session's desktop looks for entries, below the image's own.
+_ENTRIES = "usr/local/share/applications/tails-profiles-i2p-{}.desktop"
 
 
 def session_files(settings: Settings) -> Mapping[str, str]:
@@ -42,7 +52,8 @@ def session_files(settings: Settings) -> Mapping[str, str]:
         "etc/X11/xorg.conf.d/00-keyboard.conf": _xorg(settings),
     }
     if settings.i2p is not None:
-        texts["usr/local/share/applications/tails-profiles-i2p-browser.desktop"] = BROWSER
+        texts[_ENTRIES.format("browser")] = BROWSER
+        texts[_ENTRIES.format("identity")] = IDENTITY
     return texts
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tails_profiles import constants as c
-from tails_profiles.session import BROWSER
+from tails_profiles.session import BROWSER, IDENTITY
 from tests.lab.i2pnet import NAME, PAGE, TOP, Guests, I2pNetwork
 from tests.lab.tornet import run, wait_for
 
@@ -256,6 +256,64 @@ def test_nobody_outside_acts_for_what_is_in_the_browsers_namespace(desktop: Desk
     undo = "umount /run/dbus || unshare --user --map-root-user --mount umount /run/dbus"
     tried = ["sh", "-c", f'{undo} || exec "$@"', "sh", *call]
     assert run(*enter, *user, str(TOP / "units/i2p-namespace"), *tried).split() == [_SCREEN]
+
+
+#: i2p-guest's own answers to requests; what is asked of the router is a line for the test.
+_RENEWS = """
+import socket, sys
+sys.path.insert(0, sys.argv[1])
+from tails_profiles import renew
+listener = socket.create_server(renew.ADDRESS)
+listener.setblocking(False)
+renew.serve(listener, lambda: print("asked", flush=True))
+"""
+
+
+def test_click_on_a_new_identity_is_answered_and_sites_see_somebody_else(desktop: Desktop) -> None:
+    """As the menu has it, over app-guest's local port and the link, to words on the screen."""
+    guests = desktop.guests
+    command = next(line for line in IDENTITY.splitlines() if line.startswith("Exec=")).split()
+    program = str(TOP / "units" / Path(command[0]).name)
+    url = f"http://{NAME}/"
+
+    def click(words: str) -> None:
+        clicked = subprocess.Popen(
+            desktop.argv(program, *command[1:]), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            shows = ["pgrep", "-u", "65534", "-f", f"^(xmessage|zenity .*) {words}"]
+            wait_for("words", lambda: subprocess.run(shows, capture_output=True, check=False)
+                     .returncode == 0, 60)  # fmt: skip
+        finally:
+            os.killpg(clicked.pid, 15)
+            clicked.wait(30)
+
+    click("No new identity: i2p-guest does not answer")
+    answering = subprocess.Popen(
+        ["ip", "netns", "exec", guests.gateway, "setpriv", "--reuid=i2pd", "--regid=i2pd",
+         "--clear-groups", "/usr/bin/python3", "-c", _RENEWS, str(TOP)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    port = start_proxy(guests, "127.0.0.1:4448", str(c.I2P_INNER.ip), c.I2P_RENEW_PORT)
+    try:
+        for name, address in ((guests.gateway, str(c.I2P_INNER.ip)), (guests.app, "127.0.0.1")):
+            listens = f"{address}:{c.I2P_RENEW_PORT}"
+            wait_for(listens, lambda name=name, listens=listens: listens in run(
+                "ip", "netns", "exec", name, "ss", "-Hnlt"), 30)  # fmt: skip
+        assert guests.fetch(url).stdout.startswith(PAGE)
+        before = guests.network.visitors()[-1]
+        click("Sites of I2P see somebody else from now on")
+        assert answering.stdout
+        assert answering.stdout.readline() == b"asked\n"
+        click("No new identity: this one is less than forty seconds old")
+        guests.renew()
+        wait_for("the site", lambda: PAGE in guests.fetch(url).stdout, 180)
+        assert guests.network.visitors()[-1] != before
+    finally:
+        for each in (answering, port):
+            each.kill()
+            each.wait()
 
 
 def test_without_i2p_guest_the_program_says_so(desktop: Desktop) -> None:

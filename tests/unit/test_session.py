@@ -2,12 +2,13 @@
 """Files of app-guest's session, as Debian's programs read them."""
 
 import shlex
+from configparser import ConfigParser
 from dataclasses import replace
 
 import pytest
 
 from tails_profiles.profile import Profile
-from tails_profiles.session import BROWSER, CATEGORIES, session_files
+from tails_profiles.session import BROWSER, CATEGORIES, IDENTITY, session_files
 from tails_profiles.settings import I2pSettings, Keyboard, Settings, defaults
 
 APP = defaults(Profile.APP_GUEST)
@@ -53,9 +54,22 @@ def test_xorg_gets_the_keyboard_and_no_empty_option() -> None:
     assert "XkbVariant" not in session_files(APP)["etc/X11/xorg.conf.d/00-keyboard.conf"]
 
 
-def test_browser_of_i2p_is_in_the_menu_only_where_there_is_an_i2p_guest() -> None:
-    name = "usr/local/share/applications/tails-profiles-i2p-browser.desktop"
+@pytest.mark.parametrize(
+    ("entry", "text", "options"),
+    [("browser", BROWSER, ["%u"]), ("identity", IDENTITY, ["--renew"])],
+)
+def test_i2p_is_in_the_menu_only_where_there_is_an_i2p_guest(
+    entry: str, text: str, options: list[str]
+) -> None:
+    name = f"usr/local/share/applications/tails-profiles-i2p-{entry}.desktop"
     assert name not in session_files(APP)
-    assert session_files(replace(APP, i2p=I2pSettings()))[name] == BROWSER
-    programs = {line.split()[0] for line in BROWSER.splitlines() if line.startswith("Exec=")}
-    assert programs == {"Exec=/usr/lib/tails-profiles/i2p-browser"}
+    assert session_files(replace(APP, i2p=I2pSettings()))[name] == text
+    parser = ConfigParser(interpolation=None, strict=True)
+    parser.read_string(text)
+    # One group: a menu shows no actions.
+    assert parser.sections() == ["Desktop Entry"]
+    command = parser["Desktop Entry"]["Exec"].split()
+    assert command == ["/usr/lib/tails-profiles/i2p-browser", *options]
+    assert parser["Desktop Entry"]["Type"] == "Application"
+    # What a menu sorts by; without one of the main categories an entry is under "Other".
+    assert "Network" in parser["Desktop Entry"]["Categories"].split(";")

@@ -127,14 +127,17 @@ def test_site_comes_through_both_local_ports(
 
 def test_site_comes_by_its_name_in_the_browsers_namespace(guests: Guests) -> None:
     assert fetched(guests.app, f"http://{NAME}/", HTTP, BROWSER) == PAGE.strip()
-    # Where a user would click.
-    entry = "/usr/local/share/applications/tails-profiles-i2p-browser.desktop"
-    program = guests.app.succeed(f"sed -n 's/^Exec=//p' {entry} | head -1").split()[0]
+
+
+@pytest.mark.parametrize("name", ["browser", "identity"])
+def test_menu_has_it_where_a_user_would_click(name: str, guests: Guests) -> None:
+    entry = f"/usr/local/share/applications/tails-profiles-i2p-{name}.desktop"
+    program = guests.app.succeed(f"sed -n 's/^Exec=//p' {entry}").split()[0]
     guests.app.succeed(f"test -x {program}")
     # What the panel's menu shows: the list that it has libmenu-cache make.
     listed = f"grep -qx -- '-{PurePosixPath(entry).name}' /home/live/.cache/menus/*"
     guests.app.wait_until_succeeds(listed, 300)
-    guests.app.fail(listed.replace("i2p-browser", "i2p-nothing"))
+    guests.app.fail(listed.replace(f"i2p-{name}", "i2p-nothing"))
 
 
 OUTSIDE = {

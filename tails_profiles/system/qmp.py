@@ -2,7 +2,10 @@
 """Talk to a running QEMU, by the library that its developers keep (QMP specification)."""
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +22,8 @@ def library() -> ModuleType:
         from qemu import qmp  # noqa: PLC0415 - Debian 12 has no package of it
     except ImportError as err:
         raise MissingLibraryError("qemu.qmp", "python3-qemu-qmp, or qemu.qmp from PyPI") from err
+    # What goes wrong comes as an exception; it would say it a second time on standard error.
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
     return qmp  # type: ignore[no-any-return]
 
 
@@ -32,7 +37,24 @@ def execute(
 
     Raises LaunchError when nobody answers or QEMU refuses, and MissingLibraryError.
     """
-    return asyncio.run(_execute(socket, command, dict(arguments or {}), seconds))
+    # In a thread of its own: signals reach the main thread, and what they raise in the middle of an
+    # event loop leaves its tasks, and their complaints, behind.
+    under_way: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def tell_and_execute() -> dict[str, Any]:
+        task = asyncio.create_task(_execute(socket, command, dict(arguments or {}), seconds))
+        under_way.set_result((asyncio.get_running_loop(), task))
+        return await task
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        answer = thread.submit(lambda: asyncio.run(tell_and_execute()))
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                loop, task = under_way.result()
+                loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 async def _execute(

@@ -6,6 +6,7 @@ It has no console that could be asked; what a console would need, a program in t
 
 import os
 import pwd
+import select
 import signal
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -19,6 +20,8 @@ from tails_profiles.system import units
 from tails_profiles.system.journal import Messages
 
 UNIT = "tails-profiles-i2p.service"
+#: Seconds in which the router ends when it is told to; then it is ended.
+PATIENCE = 5.0
 
 # States of /proc/net/tcp (proc(5), include/net/tcp_states.h).
 _ESTABLISHED, _LISTEN = "01", "0A"
@@ -43,7 +46,8 @@ class Watch:
 
 
 def renew(paths: Paths) -> None:
-    """Have the router make its proxies anew, each with a new destination.
+    """Have the router make its proxies anew, each with a new destination; the old ones are gone
+    when this returns, if it was ended for that.
 
     Raises SystemFailureError where it does not run.
     """
@@ -54,8 +58,23 @@ def renew(paths: Paths) -> None:
     # old destinations go on beside the new ones, and a list of names that has not come yet never
     # comes. But who would have no first routers at a new start is no router afterwards.
     enough = (_stored(paths) or 0) >= ROUTERS_WANTED
-    safe = enough or has_bundle(paths.i2pd_conf.read_text(encoding="utf-8"))
-    os.kill(number, signal.SIGTERM if safe else signal.SIGHUP)
+    if enough or has_bundle(paths.i2pd_conf.read_text(encoding="utf-8")):
+        _end(number)
+    else:
+        os.kill(number, signal.SIGHUP)
+
+
+def _end(number: int) -> None:
+    """End a process of this account, and return when it is gone."""
+    process = os.pidfd_open(number)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        # i2pd waits half a minute for a list of names that it is fetching.
+        if not select.select([process], [], [], PATIENCE)[0]:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], PATIENCE)
+    finally:
+        os.close(process)
 
 
 def forget_names(paths: Paths) -> None:

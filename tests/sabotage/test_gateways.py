@@ -171,6 +171,8 @@ def test_request_for_new_destinations_starts_the_router_anew(work: Path) -> None
         boot.succeed("nft delete table inet tails_profiles")
         process = boot.succeed("systemctl show -P MainPID tails-profiles-i2p.service")
         assert boot.succeed(ask).strip() == "renewed"
+        # Who is answered meets no old destination any more.
+        assert boot.execute(f"kill -0 {process}")[0] != 0
         assert boot.succeed(ask).strip() == "too soon"
         # Two proxies, two destinations at each start.
         wait_until(boot, "journalctl -u tails-profiles-i2p | grep -c 'transient keys' | grep -qx 4")

@@ -71,6 +71,7 @@ def test_router_is_ended_unless_it_would_know_nobody_then_and_nobody_else(
     signalled: list[tuple[int, int]] = []
     monkeypatch.setattr(units, "properties", lambda *_: {"MainPID": "77"})
     monkeypatch.setattr(os, "kill", lambda *words: signalled.append(words))
+    monkeypatch.setattr(i2p, "_end", lambda number: signalled.append((number, signal.SIGTERM)))
     i2p.renew(paths)
     assert signalled == [(77, sent)]
     # 0 is systemd's word for none, and kill(2)'s for a whole group.
@@ -78,6 +79,33 @@ def test_router_is_ended_unless_it_would_know_nobody_then_and_nobody_else(
     with pytest.raises(SystemFailureError, match="does not run"):
         i2p.renew(paths)
     assert len(signalled) == 1
+
+
+@pytest.mark.parametrize(
+    ("obeys", "expected"),
+    [(True, [signal.SIGTERM]), (False, [signal.SIGTERM, signal.SIGKILL])],
+    ids=["ends", "goes on"],
+)
+def test_caller_is_answered_once_the_old_router_is_gone(
+    obeys: bool, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe stands for the process: it can be read from when that is gone."""
+    reading, writing = os.pipe()
+    sent: list[int] = []
+
+    def tell(process: int, number: int) -> None:
+        assert process == reading
+        sent.append(number)
+        if obeys or number == signal.SIGKILL:
+            os.close(writing)
+
+    monkeypatch.setattr(os, "pidfd_open", lambda number: reading if number == 77 else -1)
+    monkeypatch.setattr(signal, "pidfd_send_signal", tell)
+    monkeypatch.setattr(i2p, "PATIENCE", 0.05 if not obeys else 60)
+    i2p._end(77)
+    assert sent == expected
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reading)
 
 
 def test_unit_starts_the_router_again_and_as_often_as_is_asked() -> None:

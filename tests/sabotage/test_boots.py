@@ -211,19 +211,31 @@ def test_without_the_guard_a_masked_step_leaves_half_a_profile(work: Path) -> No
         assert boot.tables() == set()
 
 
-# A getty that runs already when a step fails; as real ones do, it clears its screen when it ends.
-GETTY = {
-    "etc/systemd/system/getty@tty9.service": (
-        "[Unit]\nDefaultDependencies=no\nIgnoreOnIsolate=yes\n[Service]\n"
-        "ExecStart=/usr/bin/sleep infinity\nExecStopPost=/bin/sh -c 'echo CLEARED >/dev/tty1'\n"
-    ),
-    "etc/systemd/system/sysinit.target.d/getty.conf": "[Unit]\nWants=getty@tty9.service\n",
-    "usr/lib/tails-profiles/rulesets/tor-guest-tcp.inner.nft": None,
-}
+def on_the_screen(unit: str, own: str = "", end: str = "") -> dict[str, str | None]:
+    """A unit that runs already when a step fails; as real ones do, it clears its screen at its end.
+
+    ``own`` are lines of its own, ``end`` is what it does before.
+    """
+    return {
+        f"etc/systemd/system/{unit}": (
+            f"[Unit]\nDefaultDependencies=no\n{own}[Service]\nExecStart=/usr/bin/sleep infinity\n"
+            f"ExecStopPost=/bin/sh -c '{end}echo CLEARED >/dev/tty1'\n"
+        ),
+        "etc/systemd/system/sysinit.target.d/screen.conf": f"[Unit]\nWants={unit}\n",
+        "usr/lib/tails-profiles/rulesets/tor-guest-tcp.inner.nft": None,
+    }
 
 
-def test_getty_that_runs_already_is_gone_before_there_are_words(work: Path) -> None:
-    with Boot(Machine(dmi=TOR, links=TOR_LINKS, files=GETTY), work) as boot:
+GETTY = on_the_screen("getty@tty9.service", "IgnoreOnIsolate=yes\n")
+# Isolating ends it, while quarantine begins: slowly, on a machine that has much to do.
+MONITOR = on_the_screen("tails-profiles-monitor.service", end="sleep 1; ")
+
+
+@pytest.mark.parametrize("files", [GETTY, MONITOR], ids=["getty", "monitor"])
+def test_who_has_the_screen_already_is_gone_before_there_are_words(
+    files: dict[str, str | None], work: Path
+) -> None:
+    with Boot(Machine(dmi=TOR, links=TOR_LINKS, files=files), work) as boot:
         quarantined(boot)
         assert not boot.is_active("getty@tty9.service")
         words = boot.said("tty1")

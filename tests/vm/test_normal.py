@@ -37,6 +37,9 @@ ALSO_BY_NATURE = {
     r"/run/\.[co]": "the door of the test layer",
     r"/run/blkid(/.*)?": "the layers' devices, and times",
 }
+#: systemd's message about what a unit has consumed (sd-messages.h, SD_MESSAGE_UNIT_RESOURCES),
+#: where that was much, by whatever else the machine had to do.
+CONSUMED = "ae8f7b866b0347b9af31fe1c80b127c0"
 #: Layers of the image are loop devices and mounts.
 LAYERS = re.compile(r"\S*(rootfs|loop\d|x2dloop|diskseq)\S*")
 RULES = (
@@ -72,7 +75,7 @@ def look(machine: Machine) -> Seen:
         number = entry.get("MESSAGE_ID")
         if number in LIFE and (unit := entry.get("UNIT")):
             life[unit].add(LIFE[number])
-        elif number is not None:
+        elif number is not None and number != CONSUMED:
             messages.add(number)
     by_nature = re.compile("|".join((*BY_NATURE, *ALSO_BY_NATURE)))
     return Seen(

@@ -183,23 +183,6 @@ with socket.create_connection(("127.0.0.1", 4448), 60) as made:
 """
 
 
-def test_new_destination_on_request(guests: Guests, network: I2pNetwork) -> None:
-    """What a site sees of who comes. The anti-test: without the request it is the same."""
-
-    def visit() -> str:
-        guests.app.wait_until_succeeds(f"{CURL} --fail {HTTP} http://{network.site}/")
-        return network.visitors()[-1]
-
-    first = visit()
-    assert first.endswith(".b32.i2p")
-    assert visit() == first
-    assert python(guests.app, RENEW, who="live") == (0, "renewed")
-    assert python(guests.app, RENEW, who="live") == (0, "too soon")
-    second = visit()
-    assert second != first
-    assert visit() == second
-
-
 def test_state_is_on_i2p_guests_first_screen_and_in_its_status(guests: Guests) -> None:
     guests.i2p.wait_until_succeeds("grep -aq '5 routers known, some answer' /dev/vcs1")
     assert "5 routers known" in guests.i2p.succeed("tails-profiles status")
@@ -216,6 +199,24 @@ def test_image_s_own_router_never_ran(guests: Guests) -> None:
     process = guests.i2p.succeed("systemctl show -P MainPID tails-profiles-i2p.service")
     resolv = guests.i2p.succeed(f"cat /proc/{process}/root/etc/resolv.conf")
     assert "nameserver" not in resolv
+
+
+# After what the router has said since its first start: this starts it anew.
+def test_new_destination_on_request(guests: Guests, network: I2pNetwork) -> None:
+    """What a site sees of who comes. The anti-test: without the request it is the same."""
+
+    def visit() -> str:
+        guests.app.wait_until_succeeds(f"{CURL} --fail {HTTP} http://{network.site}/")
+        return network.visitors()[-1]
+
+    first = visit()
+    assert first.endswith(".b32.i2p")
+    assert visit() == first
+    assert python(guests.app, RENEW, who="live") == (0, "renewed")
+    assert python(guests.app, RENEW, who="live") == (0, "too soon")
+    second = visit()
+    assert second != first
+    assert visit() == second
 
 
 # ---- what must not

@@ -33,8 +33,9 @@ class _Collector:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """A process of pytest-xdist has ended; one that died has no output, and failed anyway."""
-        output = getattr(node, "workeroutput", {})
-        self.report.merge(pickle.loads(output["leaks"]) if "leaks" in output else Report())
+        found = getattr(node, "workeroutput", {}).get("leaks")
+        if found is not None:
+            self.report.merge(pickle.loads(found))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -142,3 +142,26 @@ def test_setting_of_the_whole_machine_is_left_alone_where_it_is_another_s(
     monkeypatch.undo()
     edge._write_sysctl(limit, Paths(tmp_path))
     assert files[limit].read_text() == f"{limit.value}\n"
+
+
+@pytest.mark.parametrize("profile", GUESTS)
+def test_batches_are_the_same_words_in_the_same_order(profile: Profile) -> None:
+    planned = steps(plan(profile, FOUND[profile], i2p_promised=True, dhcp=False))
+    unfolded: list[Step] = []
+    for step in edge.batched(planned):
+        if isinstance(step, Command) and step.stdin is not None:
+            assert step.argv == ("/usr/sbin/ip", "-batch", "-")
+            lines = step.stdin.splitlines()
+            unfolded += [Command(("/usr/sbin/ip", *line.split())) for line in lines]
+        else:
+            unfolded.append(step)
+    assert tuple(unfolded) == planned
+    # Nothing of others is passed over: rules are loaded before a link rises, as they were.
+    assert len(list(edge.batched(planned))) < len(planned)
+
+
+@pytest.mark.parametrize("name", ["a b", 'a"b', "#a", "a\nlink set dev x up", "a\\"])
+def test_name_that_a_batch_would_read_otherwise_is_in_none(name: str) -> None:
+    odd = Command(("/usr/sbin/ip", "link", "set", "dev", name, "down"))
+    plain = Command(("/usr/sbin/ip", "link", "set", "dev", "eth0", "down"))
+    assert list(edge.batched((plain, odd, plain))) == [plain, odd, plain]

@@ -26,6 +26,15 @@ CHOSEN = tuple(case for case in MACHINES if case.profile != "normal")[::40]
 #: For one machine; a run takes a millisecond.
 SECONDS = 2 * float(os.environ.get("TAILS_PROFILES_TIME_FACTOR", "1"))
 UNIT_DIRECTORY = "/usr/lib/systemd/system"
+#: What a gateway does without.
+MASKS = (
+    "dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount",
+    "proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service", "modprobe@configfs.service",
+    "modprobe@drm.service", "modprobe@efi_pstore.service", "modprobe@fuse.service",
+    "kmod-static-nodes.service", "systemd-tmpfiles-setup-dev-early.service",
+    "systemd-udev-load-credentials.service", "systemd-udev-trigger.service", "timers.target",
+)  # fmt: skip
 
 # In a mount namespace of its own: the arguments are a directory on a tmpfs, the generator, and how
 # many seconds one run may take. Each machine's fields stand where the kernel shows them; each
@@ -56,8 +65,11 @@ for number in sys.stdin.read().split():
     status = subprocess.run([generator, *places], stdin=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL, timeout=seconds).returncode
     made = [path for place in places for path in place.iterdir()]
-    links = [f"{path.readlink()} {path.relative_to(work)}" for path in made]
-    print(status, " ".join(links), said.read_text().rstrip(), sep="|")
+    links = [f"{path.readlink()} {path.relative_to(work)}" for path in made if path.is_symlink()]
+    masks = sorted(str(path.relative_to(work)) for path in made
+                   if path.is_file() and not path.is_symlink() and path.stat().st_size == 0)
+    other = "+" if len(links) + len(masks) < len(made) else ""
+    print(status, " ".join(links) + other, " ".join(masks), said.read_text().rstrip(), sep="|")
     for path in made:
         path.unlink()
 """
@@ -82,7 +94,7 @@ def work() -> Iterator[Path]:
 def answers(
     work: Path, machines: Sequence[Case], *namespaces: str, **environment: str
 ) -> list[str]:
-    """What the generator did on each machine: "STATUS|TARGET PLACE|MESSAGE"."""
+    """What the generator did on each machine: "STATUS|TARGET PLACE|MASKS|MESSAGE"."""
     numbers = [MACHINES.index(case) for case in machines]
     done = subprocess.run(
         ["unshare", "--mount", "--propagation", "private", *namespaces, sys.executable, "-c",
@@ -102,6 +114,12 @@ def named(case: Case) -> str:
     return f"{UNIT_DIRECTORY}/tails-profiles-{case.profile}.target early/default.target"
 
 
+def masked(case: Case) -> str:
+    """The empty files that may be made for this machine."""
+    gateway = case.profile in {"tor-guest", "i2p-guest"}
+    return " ".join(sorted(f"early/{unit}" for unit in MASKS)) if gateway else ""
+
+
 def message(case: Case) -> str:
     """What the kernel's log is told, up to the reason for a quarantine."""
     if case.profile == "normal":
@@ -111,33 +129,35 @@ def message(case: Case) -> str:
     return f"<6>tails-profiles-generator: {case.profile}, from {case.field}"
 
 
-def test_generator_makes_one_link_for_a_token_and_nothing_without(work: Path) -> None:
+def test_generator_makes_one_link_for_a_token_masks_in_a_gateway_and_nothing_without(
+    work: Path,
+) -> None:
     # Words of the kernel command line are in its environment.
     names = ("ordinary", "name", "field", "line", "rest", "early", "tp_profile", "tp_value", "IFS")
     said = answers(work, MACHINES, **dict.fromkeys(names, "1"))
     for case, answer in zip(MACHINES, said, strict=True):
-        status, made, told = answer.split("|", 2)
-        assert (status, made) == ("0", named(case)), case
+        status, made, masks, told = answer.split("|", 3)
+        assert (status, made, masks) == ("0", named(case), masked(case)), case
         assert told.startswith(message(case)), case
         assert case.profile == "quarantine" or told == message(case), case
 
 
 def test_generator_is_silent_in_an_initial_ram_disk(work: Path) -> None:
-    assert set(answers(work, CHOSEN, SYSTEMD_IN_INITRD="1")) == {"0||"}
+    assert set(answers(work, CHOSEN, SYSTEMD_IN_INITRD="1")) == {"0|||"}
 
 
 def test_generator_is_silent_in_a_container_alone(work: Path) -> None:
     own = ("--pid", "--fork", "--kill-child")
-    assert set(answers(work, CHOSEN, *own, SYSTEMD_VIRTUALIZATION="container:lxc")) == {"0||"}
+    assert set(answers(work, CHOSEN, *own, SYSTEMD_VIRTUALIZATION="container:lxc")) == {"0|||"}
     # What systemd calls a machine is one, in whatever namespace.
-    assert "0||" not in answers(work, CHOSEN, *own, SYSTEMD_VIRTUALIZATION="vm:qemu")
+    assert "0|||" not in answers(work, CHOSEN, *own, SYSTEMD_VIRTUALIZATION="vm:qemu")
 
 
 def test_missing_classifier_makes_nothing_and_is_no_success(work: Path) -> None:
     installed = work / "lib/tails-profiles/classify.sh"
     aside = installed.rename(work / "aside")
     try:
-        assert set(answers(work, CHOSEN)) == {"1||"}
+        assert set(answers(work, CHOSEN)) == {"1|||"}
     finally:
         aside.rename(installed)
 
@@ -155,6 +175,7 @@ MUTANTS = (
     ("bios_vendor product_serial", "bios_vendor"),
     ("IFS='\n'\n", "IFS=' '\n"),
     ('"$early/default.target"', '"$1/default.target"'),
+    ('"$early/$unit" || exit 1', '"$1/$unit" || exit 1'),
 )
 # A subshell for each machine, and the link is only named; the first one that is answered otherwise
 # than by hand ends it. $1 is the directory of machines, $2 that of the answers, $3 the source.
@@ -170,7 +191,7 @@ done
 INSTEAD = {
     "/sys/class/dmi/id": "$machine",
     "/usr/lib/tails-profiles/classify.sh": str(UNITS / "classify.sh"),
-    "exec ln -s ": "printf '%s %s' ",
+    "ln -s ": "printf '%s %s' ",
     "/dev/kmsg": "/dev/null",
 }
 
@@ -185,10 +206,11 @@ def mistaken(source: str, work: Path, tmp_path: Path) -> Case | str | None:
         source = source.replace(installed, here)
     mutant = tmp_path / "generator"
     mutant.write_text(source)
+    (tmp_path / "early").mkdir()
     with subprocess.Popen(
         ["/bin/dash", "-c", SUBSHELLS, "driver", work / "machines", work / "answers", mutant],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, cwd=tmp_path,
     ) as driver:  # fmt: skip
         try:
             out, err = driver.communicate(timeout=2 * SECONDS)

@@ -143,6 +143,17 @@ def test_gateway_has_no_display_server_and_the_image_s_tor_never_ran(tor: Machin
     )
 
 
+def test_gateway_does_without_timers_and_parts_of_the_kernel_that_app_guest_has(
+    app: Machine, tor: Machine
+) -> None:
+    kinds = {"configfs", "debugfs", "fusectl", "hugetlbfs", "mqueue", "tracefs"}
+    mounted, timers = "findmnt --noheadings --output FSTYPE", "systemctl list-timers --no-legend"
+    assert kinds <= set(app.succeed(mounted).split())
+    assert kinds.isdisjoint(tor.succeed(mounted).split())
+    assert app.succeed(timers) != ""
+    assert tor.succeed(timers) == ""
+
+
 def test_tor_s_state_is_on_the_gateway_s_first_screen(tor: Machine) -> None:
     # nyx's list of what Tor says: its threads draw over each other's lines, most often the first.
     tor.wait_until_succeeds("grep -aq 'Events (TOR' /dev/vcs1")

@@ -33,8 +33,10 @@ MASKS = (
     "proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service", "modprobe@configfs.service",
     "modprobe@drm.service", "modprobe@efi_pstore.service", "modprobe@fuse.service",
     "kmod-static-nodes.service", "systemd-tmpfiles-setup-dev-early.service",
-    "systemd-udev-load-credentials.service", "systemd-udev-trigger.service", "timers.target",
+    "systemd-udev-load-credentials.service", "timers.target",
 )  # fmt: skip
+#: And what it has in the place of systemd's own.
+COLDPLUG = "systemd-udev-trigger.service*"
 
 # In a mount namespace of its own: the arguments are a directory on a tmpfs, the generator, and how
 # many seconds one run may take. Each machine's fields stand where the kernel shows them; each
@@ -66,10 +68,9 @@ for number in sys.stdin.read().split():
                             stderr=subprocess.DEVNULL, timeout=seconds).returncode
     made = [path for place in places for path in place.iterdir()]
     links = [f"{path.readlink()} {path.relative_to(work)}" for path in made if path.is_symlink()]
-    masks = sorted(str(path.relative_to(work)) for path in made
-                   if path.is_file() and not path.is_symlink() and path.stat().st_size == 0)
-    other = "+" if len(links) + len(masks) < len(made) else ""
-    print(status, " ".join(links) + other, " ".join(masks), said.read_text().rstrip(), sep="|")
+    files = sorted(f"{path.relative_to(work)}{'*' if path.stat().st_size else ''}"
+                   for path in made if path.is_file() and not path.is_symlink())
+    print(status, " ".join(links), " ".join(files), said.read_text().rstrip(), sep="|")
     for path in made:
         path.unlink()
 """
@@ -94,7 +95,10 @@ def work() -> Iterator[Path]:
 def answers(
     work: Path, machines: Sequence[Case], *namespaces: str, **environment: str
 ) -> list[str]:
-    """What the generator did on each machine: "STATUS|TARGET PLACE|MASKS|MESSAGE"."""
+    """What the generator did on each machine: "STATUS|TARGET PLACE|FILES|MESSAGE".
+
+    A file that is not empty has a star.
+    """
     numbers = [MACHINES.index(case) for case in machines]
     done = subprocess.run(
         ["unshare", "--mount", "--propagation", "private", *namespaces, sys.executable, "-c",
@@ -114,10 +118,10 @@ def named(case: Case) -> str:
     return f"{UNIT_DIRECTORY}/tails-profiles-{case.profile}.target early/default.target"
 
 
-def masked(case: Case) -> str:
-    """The empty files that may be made for this machine."""
+def spared(case: Case) -> str:
+    """The files that may be made for this machine: masks, which are empty, and one unit."""
     gateway = case.profile in {"tor-guest", "i2p-guest"}
-    return " ".join(sorted(f"early/{unit}" for unit in MASKS)) if gateway else ""
+    return " ".join(sorted(f"early/{unit}" for unit in (*MASKS, COLDPLUG))) if gateway else ""
 
 
 def message(case: Case) -> str:
@@ -129,15 +133,15 @@ def message(case: Case) -> str:
     return f"<6>tails-profiles-generator: {case.profile}, from {case.field}"
 
 
-def test_generator_makes_one_link_for_a_token_masks_in_a_gateway_and_nothing_without(
+def test_generator_makes_one_link_for_a_token_spares_a_gateway_and_writes_nothing_without(
     work: Path,
 ) -> None:
     # Words of the kernel command line are in its environment.
     names = ("ordinary", "name", "field", "line", "rest", "early", "tp_profile", "tp_value", "IFS")
     said = answers(work, MACHINES, **dict.fromkeys(names, "1"))
     for case, answer in zip(MACHINES, said, strict=True):
-        status, made, masks, told = answer.split("|", 3)
-        assert (status, made, masks) == ("0", named(case), masked(case)), case
+        status, made, files, told = answer.split("|", 3)
+        assert (status, made, files) == ("0", named(case), spared(case)), case
         assert told.startswith(message(case)), case
         assert case.profile == "quarantine" or told == message(case), case
 
@@ -176,6 +180,7 @@ MUTANTS = (
     ("IFS='\n'\n", "IFS=' '\n"),
     ('"$early/default.target"', '"$1/default.target"'),
     ('"$early/$unit" || exit 1', '"$1/$unit" || exit 1'),
+    ('"$early/systemd-udev-trigger.service"', '"$1/systemd-udev-trigger.service"'),
 )
 # A subshell for each machine, and the link is only named; the first one that is answered otherwise
 # than by hand ends it. $1 is the directory of machines, $2 that of the answers, $3 the source.

@@ -12,6 +12,7 @@ from tests.sabotage.root import SUITES, base, layer
 pytestmark = pytest.mark.lab
 
 UNITS = "usr/lib/systemd/system"
+GENERATOR = "usr/lib/systemd/system-generators/tails-profiles-generator"
 #: Exposure, in tenths, as systemd-analyze counts it.
 THRESHOLD = 25
 # Runs in a mount namespace of its own: an overlay of our layer over a Debian, and a shell in it.
@@ -68,6 +69,18 @@ def test_systemd_has_nothing_to_say_about_any_of_our_units(system: System) -> No
     units = ours(".service", ".socket", ".target", ".mount")
     assert len(units) >= 18
     assert verify(system, units) == ""
+
+
+@pytest.mark.parametrize("mistake", ["", "Execstart=-udevadm"])
+def test_unit_that_the_generator_writes_is_one(mistake: str, system: System) -> None:
+    """A mistake in it is said."""
+    source = (layer() / GENERATOR).read_text()
+    unit = source[source.index("'[Unit]") + 1 : source.rindex("'")]
+    path = system.files / "etc/systemd/system/systemd-udev-trigger.service"
+    path.parent.mkdir(parents=True)
+    path.write_text(unit.replace("ExecStart=-udevadm", mistake or "ExecStart=-udevadm"))
+    said = verify(system, [path.name])
+    assert ("Execstart" in said) if mistake else (said == "")
 
 
 def test_systemd_has_nothing_to_say_about_the_units_with_our_drop_ins(system: System) -> None:

@@ -136,8 +136,7 @@ def test_step_carries_no_condition_and_no_stop(step: str) -> None:
         for path in (TOP / "units").iterdir()
         if path.suffix in {".service", ".socket", ".mount"}
         and path.name.removeprefix("tails-profiles-").removesuffix(".service")
-        # The settings disk, which the firewall step reads, appears by coldplug.
-        not in {*STEPS, "guard", "quarantine", "coldplug"}
+        not in {*STEPS, "guard", "quarantine"}
     ),
 )
 def test_what_a_profile_starts_waits_for_the_guard(unit: str) -> None:

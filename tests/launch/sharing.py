@@ -76,18 +76,21 @@ class Sharing(World):
         os.chown(path, LIVE_UID, LIVE_UID)
         return path
 
-    def shared(self, *, writable: bool = True, options: str = MOUNT_OPTIONS) -> LaunchPlan:
+    def shared(
+        self, *, writable: bool = True, options: str = MOUNT_OPTIONS, modules: str = ""
+    ) -> LaunchPlan:
         """A launch that shares the folder, which the guest mounts with ``options``."""
-        image = self.image(share=TAG, options=options)
+        more = {"modules": modules} if modules else {}
+        image = self.image(share=TAG, options=options, **more)
         return self.plan(image, shares=(Choice(FEATURE, self.folder, writable),))
 
     def begin(
-        self, program: str, *, writable: bool = True, change: Change = unchanged
+        self, program: str, *, writable: bool = True, change: Change = unchanged, modules: str = ""
     ) -> machines.Process:
         """Start app-guest, which runs a Python program; ``change`` what its machine is told."""
         self.put("program", program)
         self.put("run", "exec /usr/bin/python3 -B /share/program\n")
-        plan = self.shared(writable=writable)
+        plan = self.shared(writable=writable, modules=modules)
         self.start(plan, steps=app_guest_alone(launcher.make_steps(plan), change))
         return self.machine(Profile.APP_GUEST)
 

@@ -23,6 +23,12 @@ MODULES = (
     "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring", "netfs", "fscache", "9pnet",
     "9pnet_virtio", "9p",
 )  # fmt: skip
+#: File systems with a project quota, on a file: only for guests that ask for ``modules``, in this
+#: order.
+QUOTA_MODULES = (
+    "loop", "crc16", "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4", "quota_tree",
+    "quota_v2", "xfs",
+)  # fmt: skip
 
 
 def image(path: Path, **parameters: str) -> Path:
@@ -32,7 +38,8 @@ def image(path: Path, **parameters: str) -> Path:
     """
     words = " ".join(f"tiny.{key}={value}" for key, value in parameters.items())
     kernel = SHARE_KERNEL if "share" in parameters else KERNEL
-    return bootable(path, system(kernel), f"quiet panic=1 {words}", _initrd(kernel))
+    more = tuple(filter(None, parameters.get("modules", "").split(",")))
+    return bootable(path, system(kernel), f"quiet panic=1 {words}", _initrd(kernel, more))
 
 
 def bootable(path: Path, system: Path, arguments: str, initrd: bytes) -> Path:
@@ -54,11 +61,11 @@ def bootable(path: Path, system: Path, arguments: str, initrd: bytes) -> Path:
 @cache
 def system(kernel: str = KERNEL) -> Path:
     """A kernel, its modules and a static busybox, out of Debian's packages; kept."""
-    kept = CACHE / ("tiny" if kernel == KERNEL else "tiny-share")
+    kept = CACHE / ("tiny" if kernel == KERNEL else "tiny-live")
     if (kept / "vmlinuz").exists():
         return kept
     with unpacked(kernel, kept) as (tree, modules):
-        for module in MODULES:
+        for module in (*MODULES, *QUOTA_MODULES):
             # Some are built into the kernel of one release, and modules in the next.
             for found in tree.rglob(f"{module}.ko*"):
                 unpack(found, modules / f"{module}.ko")
@@ -112,8 +119,8 @@ def unpack(source: Path, target: Path) -> None:
 
 
 @cache
-def _initrd(kernel: str) -> bytes:
-    """The root of the guest (cpio(5), the format that begins with 070701)."""
+def _initrd(kernel: str, more: tuple[str, ...]) -> bytes:
+    """The root of the guest (cpio(5), the format that begins with 070701); ``more`` modules."""
     files: dict[str, tuple[int, bytes]] = {
         "bin": (0o040755, b""),
         "modules": (0o040755, b""),
@@ -121,7 +128,8 @@ def _initrd(kernel: str) -> bytes:
         "init": (0o100755, (Path(__file__).parent / "init").read_bytes()),
     }
     for module in sorted((system(kernel) / "modules").iterdir()):
-        files[f"modules/{module.name}"] = (0o100644, module.read_bytes())
+        if module.stem in (*MODULES, *more):
+            files[f"modules/{module.name}"] = (0o100644, module.read_bytes())
     return b"".join(archive(files))
 
 

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tails_profiles.errors import LaunchError
+from tails_profiles.system.syscall import call
 
 # Numbers of system calls added since Linux 5.1 are the same on every architecture.
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
@@ -51,12 +52,12 @@ def bind(source: Path, target: Path, user: str, *, writable: bool) -> None:
         if not _takes_attributes(directory):
             raise LaunchError(f"{source}: its file system keeps no extended attributes of users")
         flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH
-        tree = _opened(stack, _call(_OPEN_TREE, directory, b"", flags))
+        tree = _opened(stack, call(_OPEN_TREE, directory, b"", flags))
         namespace = stack.enter_context(
             _identity((owner.st_uid, account.pw_uid), (owner.st_gid, account.pw_gid))
         )
         _restrict(tree, namespace, source, writable=writable)
-        _call(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+        call(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
 
 
 def _opened(stack: ExitStack, descriptor: int) -> int:
@@ -68,7 +69,7 @@ def _restrict(tree: int, namespace: int, source: Path, *, writable: bool) -> Non
     flags = _IDMAP | _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW | (0 if writable else _RDONLY)
     attributes = _MountAttributes(flags, 0, 0, namespace)
     try:
-        _call(
+        call(
             _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes),
             ctypes.c_size_t(ctypes.sizeof(attributes)),
         )  # fmt: skip
@@ -116,15 +117,6 @@ def _identity(uid: tuple[int, int], gid: tuple[int, int]) -> Iterator[int]:
         for end in (ready, tell_ready, done, tell_done):
             os.close(end)
         os.waitpid(child, 0)
-
-
-def _call(number: int, *arguments: object) -> int:
-    library = ctypes.CDLL(None, use_errno=True)
-    result: int = library.syscall(ctypes.c_long(number), *arguments)
-    if result < 0:
-        found = ctypes.get_errno()
-        raise OSError(found, os.strerror(found))
-    return result
 
 
 def below(directory: Path) -> list[Path]:

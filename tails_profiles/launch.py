@@ -6,7 +6,7 @@ looks at the machine; what must be known of it arrives as ``HostFacts``.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -17,6 +17,7 @@ from tails_profiles import settings as guest_settings
 from tails_profiles.constants import APP_USER, GATEWAY_USER, LINKS, LinkConstants
 from tails_profiles.errors import LaunchError, SettingsError
 from tails_profiles.profile import SETTINGS_TAG, Profile, token
+from tails_profiles.quota import Limit, Space, Unlimited, decide
 from tails_profiles.settings import Settings, Share
 from tails_profiles.shares import FOLDERS, Choice, SharedFolder
 
@@ -244,7 +245,27 @@ def exclusively(plan: LaunchPlan) -> LaunchPlan:
 
 
 def warnings(plan: LaunchPlan) -> tuple[str, ...]:
-    """What the settings ask for and this launch cannot give, in words for a person."""
+    """What was asked for and this launch cannot give, or not without a danger; for a person."""
+    return (*_warnings_of_shares(plan), *_warnings_of_calls(plan))
+
+
+def _warnings_of_shares(plan: LaunchPlan) -> Iterator[str]:
+    for guest in plan.guests:
+        for share in guest.shares:
+            growth, about = share.growth, f"{share.feature}: {guest.profile} can"
+            if isinstance(growth, Unlimited):
+                yield (
+                    f"{about} fill the file system of {share.source}, of which"
+                    f" {growth.free >> 20} MiB are free: {growth.why}; see docs/shares.md"
+                )
+            elif growth is not None and growth.is_nothing:
+                yield (
+                    f"{about} add nothing to {share.source}, whose file system has no more free"
+                    " than what guests leave; see docs/shares.md"
+                )
+
+
+def _warnings_of_calls(plan: LaunchPlan) -> tuple[str, ...]:
     i2p = next(
         (each.settings.i2p for each in plan.guests if each.profile is Profile.I2P_GUEST), None
     )
@@ -307,11 +328,14 @@ def _guest(
     )
 
 
-def sharing(plan: LaunchPlan, choices: Sequence[Choice]) -> LaunchPlan:
+def sharing(
+    plan: LaunchPlan, choices: Sequence[Choice], spaces: Mapping[Path, Space]
+) -> LaunchPlan:
     """The same launch with folders of the user's; their ``source`` is absolute and no link.
 
-    Raises LaunchError for folders that could not be kept apart from each other, from the image or
-    from the launch's own files, and for what VirtualBox's folders cannot hold.
+    ``spaces`` has that of each one that is written to. Raises LaunchError for folders that could
+    not be kept apart from each other, from the image or from the launch's own files, and for what
+    VirtualBox's folders cannot hold.
     """
     for choice in choices:
         needs_links = FOLDERS[choice.feature].needs_links
@@ -327,7 +351,10 @@ def sharing(plan: LaunchPlan, choices: Sequence[Choice]) -> LaunchPlan:
                     f"{other.source} ({other.feature}) is in {choice.source} ({choice.feature})",
                     hint="no folder goes to two guests, or twice to one",
                 )
-    return replace(plan, guests=tuple(_with_shares(guest, plan, choices) for guest in plan.guests))
+    written = {choice.source: spaces[choice.source] for choice in choices if choice.writable}
+    growths = decide(written)
+    guests = (_with_shares(guest, plan, choices, growths) for guest in plan.guests)
+    return replace(plan, guests=tuple(guests))
 
 
 def _require_shareable(source: Path, plan: LaunchPlan) -> None:
@@ -345,7 +372,12 @@ def _require_shareable(source: Path, plan: LaunchPlan) -> None:
         raise LaunchError(f"{source} is in the launch's own directory")
 
 
-def _with_shares(guest: GuestPlan, plan: LaunchPlan, choices: Sequence[Choice]) -> GuestPlan:
+def _with_shares(
+    guest: GuestPlan,
+    plan: LaunchPlan,
+    choices: Sequence[Choice],
+    growths: Mapping[Path, Limit | Unlimited],
+) -> GuestPlan:
     shares = tuple(
         SharedFolder(
             FOLDERS[choice.feature].tag,
@@ -353,6 +385,7 @@ def _with_shares(guest: GuestPlan, plan: LaunchPlan, choices: Sequence[Choice]) 
             choice.source,
             plan.share_directory / guest.profile / FOLDERS[choice.feature].tag,
             choice.writable,
+            growths.get(choice.source),
         )
         for choice in choices
         if FOLDERS[choice.feature].guest is guest.profile

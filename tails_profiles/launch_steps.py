@@ -25,6 +25,7 @@ from tails_profiles.machine_steps import (
     StartMachine,
 )
 from tails_profiles.profile import Profile
+from tails_profiles.quota import Limit
 from tails_profiles.ruleset import render
 from tails_profiles.shares import SharedFolder
 
@@ -122,6 +123,29 @@ class BindFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitFolder:
+    """Set what may be added through a share's mount, by the file system's project quota.
+
+    By the mount and not by the folder: the mount is what is found again, whatever became of the
+    launch, and it has no other file system below it.
+    """
+
+    share: SharedFolder
+    limit: Limit
+
+    def display(self) -> str:
+        """A line for a shell."""
+        limit = self.limit
+        inodes = "-" if limit.inodes is None else str(limit.inodes)
+        return Command(
+            (
+                "/usr/bin/python3", "-P", "-m", "tails_profiles.system.quota",
+                str(self.share.target), str(limit.project), str(limit.size), inodes,
+            )
+        ).display()  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class WriteDisk:
     """Write a guest's settings disk: root's file, which the guest's user may read."""
 
@@ -154,6 +178,7 @@ Step = (
     | CheckImage
     | CheckClosed
     | BindFolder
+    | LimitFolder
     | WriteDisk
     | Await
     | MachineStep
@@ -253,6 +278,8 @@ def _share(guest: GuestPlan, plan: LaunchPlan) -> Iterator[Step]:
             yield CheckClosed(share, user)
         yield Command((*install, "-m", "0700", str(share.target)))
         yield BindFolder(share, guest.user)
+        if isinstance(share.growth, Limit):
+            yield LimitFolder(share, share.growth)
 
 
 def display(plan: LaunchPlan, plan_steps: Sequence[Step]) -> str:
@@ -294,6 +321,7 @@ def to_json(plan: LaunchPlan, plan_steps: Sequence[Step]) -> dict[str, Any]:
                         "feature": share.feature.value,
                         "source": str(share.source),
                         "writable": share.writable,
+                        "growth": share.growth.size if isinstance(share.growth, Limit) else None,
                     }
                     for share in guest.shares
                 ],
@@ -313,6 +341,7 @@ _KINDS: Mapping[type, str] = {
     CheckImage: "check-image",
     CheckClosed: "check-closed",
     BindFolder: "share",
+    LimitFolder: "quota",
     WriteDisk: "settings-disk",
     StartMachine: "machine",
     Monitor: "monitor",

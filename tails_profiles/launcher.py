@@ -21,12 +21,14 @@ from tails_profiles.launch_steps import (
     CheckClosed,
     CheckImage,
     CheckReadable,
+    LimitFolder,
     LoadRules,
     Step,
     WriteDisk,
 )
 from tails_profiles.machine_steps import AwaitRunning, MakeMachine, Manage, Monitor, StartMachine
 from tails_profiles.profile import GUESTS, Profile
+from tails_profiles.quota import Space
 from tails_profiles.running import (
     Guest,
     Limits,
@@ -42,7 +44,7 @@ from tails_profiles.running import (
 )
 from tails_profiles.settings import Settings
 from tails_profiles.shares import Choice
-from tails_profiles.system import files, machines, mounts, nft, qmp, vbox
+from tails_profiles.system import files, machines, mounts, nft, qmp, quota, vbox
 from tails_profiles.system.control import Control, control
 from tails_profiles.system.interrupts import Interrupts
 from tails_profiles.system.lock import locked
@@ -110,7 +112,16 @@ def make_plan(
 
 def with_shares(plan: LaunchPlan, choices: Sequence[Choice]) -> LaunchPlan:
     """The same with folders of this machine; raises LaunchError."""
-    return launch.sharing(plan, [_found(choice) for choice in choices])
+    found = [_found(choice) for choice in choices]
+    spaces = {each.source: _space(each) for each in found if each.writable}
+    return launch.sharing(plan, found, spaces)
+
+
+def _space(choice: Choice) -> Space:
+    try:
+        return quota.space(choice.source)
+    except OSError as err:
+        raise LaunchError(f"{choice.source} ({choice.feature}): {err.strerror}") from err
 
 
 def _found(choice: Choice) -> Choice:
@@ -192,8 +203,8 @@ class Launcher:
             nft.load(step.text, "the host's rules")
         elif isinstance(step, CheckReadable | CheckImage | CheckClosed):
             _check(step)
-        elif isinstance(step, BindFolder):
-            self._bind(step)
+        elif isinstance(step, BindFolder | LimitFolder):
+            self._lend(step)
         elif isinstance(step, WriteDisk):
             _write_disk(step)
         elif isinstance(step, StartMachine):
@@ -227,20 +238,21 @@ class Launcher:
     def _control(self, guest: GuestPlan) -> Control:
         return control(guest.profile, self._plan.directory, hypervisors.of(self._plan).name)
 
-    def _bind(self, step: BindFolder) -> None:
-        share, source = step.share, step.share.source
+    def _lend(self, step: BindFolder | LimitFolder) -> None:
+        share = step.share
         try:
-            mounts.bind(source, share.target, step.user, writable=share.writable)
+            if isinstance(step, BindFolder):
+                mounts.bind(share.source, share.target, step.user, writable=share.writable)
+            else:
+                quota.limit(share.target, step.limit)
         except (LaunchError, OSError) as err:
+            hint = err.hint if isinstance(err, LaunchError) else None
             raise LaunchError(
-                f"{share.feature} cannot be shared: {err}", hint="see docs/shares.md"
+                f"{share.feature} cannot be shared: {err}", hint=hint or "see docs/shares.md"
             ) from err
-        if share.writable:
-            free = machines.free_space(source)
-            self._say(
-                f"{share.feature}: its guest can fill the file system of {source}"
-                f" ({free} MiB are free), and sees how much that is"
-            )
+        if isinstance(step, LimitFolder):
+            added = step.limit.size >> 20
+            self._say(f"{share.feature}: its guest can add {added} MiB to {share.source}")
 
     def _start_machine(self, step: StartMachine) -> None:
         guest = step.guest

@@ -18,7 +18,7 @@ from tails_profiles import hypervisors, launch_steps, qemu, vboxmanage
 from tails_profiles.command import Command
 from tails_profiles.errors import LaunchError, ProfilesError, SystemFailureError
 from tails_profiles.profile import GUESTS, Profile
-from tails_profiles.system import files, machines, mounts, nft, vbox
+from tails_profiles.system import files, machines, mounts, nft, quota, vbox
 from tails_profiles.system.control import control
 from tails_profiles.system.interrupts import Interrupts
 from tails_profiles.system.lock import holder, locked
@@ -269,7 +269,7 @@ def take_back(directory: Path, say: Say, keep: Collection[str] = ()) -> None:
         say(f"the host's rules stay: guests of {others} run")
     if not keep:
         vbox.end_services(directory)
-    _unshare(directory / "shares")
+    _unshare(directory / "shares", say)
     try:
         _remove_all(directory, keep)
     except OSError as err:
@@ -297,14 +297,17 @@ def _remove_all(directory: Path, keep: Collection[str]) -> None:
         directory.rmdir()
 
 
-def _unshare(directory: Path) -> None:
+def _unshare(directory: Path, say: Say) -> None:
     """Take the user's folders away before anything is removed; raises LaunchError.
+
+    Their limits end first: nobody writes any more, and without its mount none would be found.
 
     Directories are removed one by one, which fails where something is in them: whatever went
     wrong, no file of the user's is.
     """
     try:
         for path in mounts.below(directory):
+            _unlimit(path, say)
             mounts.unmount(path)
         for guest in directory.glob("*"):
             for share in guest.glob("*"):
@@ -317,6 +320,14 @@ def _unshare(directory: Path) -> None:
             f"{err.filename or directory}: a shared folder cannot be taken away: {err.strerror}",
             hint="see who uses it (fuser -m), then stop again",
         ) from err
+
+
+def _unlimit(mount: Path, say: Say) -> None:
+    try:
+        quota.release(mount)
+    except (LaunchError, OSError) as err:
+        # It bounds the user alone now; the rest of the end goes on.
+        say(f"{mount.name}: the limit of its folder may be left, see docs/shares.md: {err}")
 
 
 def require_ours(directory: Path) -> None:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from tails_profiles.constants import TOR_USER
 from tails_profiles.errors import SettingsError, known
 from tails_profiles.profile import Profile
+from tails_profiles.quota import Limit, Unlimited
 from tails_profiles.settings import TOR_FEATURES, Feature, Settings, Share
 
 #: The user of a live system's desktop: ``amnesia`` on Tails, its first ordinary user on Debian.
@@ -106,7 +107,7 @@ class SharedFolder:
     """One share of a launch, in no hypervisor's words.
 
     ``source`` is the user's directory; ``target`` is where it is mounted for the machine, which
-    sees nothing else of it.
+    sees nothing else of it. ``growth`` is None for one that is not written to.
     """
 
     tag: str
@@ -114,6 +115,7 @@ class SharedFolder:
     source: Path
     target: Path
     writable: bool
+    growth: Limit | Unlimited | None = None
 
 
 def parse_choice(text: str) -> Choice:

@@ -269,12 +269,6 @@ def resolver(path: Path = Path("/etc/resolv.conf")) -> IPv4Address | None:
     return None
 
 
-def free_space(directory: Path) -> int:
-    """MiB that an ordinary user may still write to the file system of a directory."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize // 2**20
-
-
 def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
     """MiB that programs can have without swapping (proc(5), MemAvailable)."""
     for line in meminfo.read_text(encoding="ascii").splitlines():

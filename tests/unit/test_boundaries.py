@@ -34,6 +34,7 @@ PURE = (
     "paths",
     "profile",
     "qemu",
+    "quota",
     "recipe",
     "rule_files",
     "runner",

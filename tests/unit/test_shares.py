@@ -13,6 +13,7 @@ from tails_profiles.launch_steps import BindFolder, CheckClosed
 from tails_profiles.machine_steps import MakeMachine, StartMachine
 from tails_profiles.paths import Paths
 from tails_profiles.profile import Profile
+from tails_profiles.quota import Space
 from tails_profiles.settings import TOR_FEATURES, Feature, Share
 from tails_profiles.shares import FOLDERS, MOUNT_OPTIONS, VBOXSF_OPTIONS, Choice, parse_choice
 from tests.unit.test_launch import FACTS, SEEDS, argv, option, plan
@@ -20,11 +21,13 @@ from tests.unit.test_launch import FACTS, SEEDS, argv, option, plan
 HOME = Path("/home/u")
 SSH = Choice(Feature.SSH_CLIENT, HOME / "ssh", writable=True)
 GPG = Choice(Feature.GNUPG, HOME / "gpg", writable=False)
+#: A file system without a project quota.
+SPACE = Space(1, 2, 0, enforced=False, size=100 << 30, free=50 << 30, inodes=1000, free_inodes=500)
 TOR = Choice(Feature.TOR_DATA, HOME / "tor", writable=True)
 
 
 def shared(*choices: Choice, base: LaunchPlan | None = None) -> LaunchPlan:
-    return launch.sharing(base or plan(), choices)
+    return launch.sharing(base or plan(), choices, {choice.source: SPACE for choice in choices})
 
 
 def test_every_feature_of_the_settings_has_a_row_with_a_tag_of_its_own() -> None:

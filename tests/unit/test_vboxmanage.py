@@ -18,6 +18,7 @@ from tails_profiles import launch, vboxmanage, virtualbox_folders
 from tails_profiles.errors import LaunchError
 from tails_profiles.launch import GuestPlan
 from tails_profiles.profile import GUESTS, Profile
+from tails_profiles.quota import Space
 from tails_profiles.settings import Feature
 from tails_profiles.shares import Choice
 from tails_profiles.vboxmanage import Machine, Shown, Version
@@ -296,6 +297,7 @@ def test_value_that_pretends_to_be_another_line_is_no_value_at_all() -> None:
 # ---- shared folders
 
 SSH = Choice(Feature.SSH_CLIENT, Path("/home/u/ssh"), writable=True)
+SPACE = Space(1, 2, 0, enforced=False, size=1 << 40, free=1 << 39, inodes=0, free_inodes=0)
 READ_ONLY = Choice(Feature.PIDGIN, Path("/home/u/purple"), writable=False)
 #: As 7.2.22 shows them, in the midst of its answer; recorded in November 2026.
 FOLDERS = """\
@@ -309,7 +311,7 @@ Recording status:            stopped
 
 
 def lending(version: Version = vboxmanage.NEWEST) -> Machine:
-    made = launch.sharing(plan(), [SSH, READ_ONLY])
+    made = launch.sharing(plan(), [SSH, READ_ONLY], {SSH.source: SPACE})
     return vboxmanage.machine(made.guests[-1], made, version)
 
 
@@ -404,7 +406,7 @@ def test_links_in_a_folder_switched_on_by_its_key_are_seen() -> None:
 
 
 def test_unit_may_write_where_the_guest_may() -> None:
-    made = launch.sharing(plan(replace(FACTS, systemd=True)), [SSH, READ_ONLY])
+    made = launch.sharing(plan(replace(FACTS, systemd=True)), [SSH, READ_ONLY], {SSH.source: SPACE})
     words = vboxmanage.start_command(made.guests[-1], made, None).argv
     (paths,) = [word for word in words if word.startswith("--property=ReadWritePaths=")]
     assert paths.endswith(" /tmp /run/x/shares/app-guest/ssh-client")

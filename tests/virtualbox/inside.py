@@ -23,6 +23,7 @@ from tails_profiles.errors import ProfilesError
 from tails_profiles.launch import GuestPlan, HostFacts, ImageFacts, LaunchPlan
 from tails_profiles.launch_steps import BindFolder
 from tails_profiles.profile import GUESTS, Profile
+from tails_profiles.quota import Space
 from tails_profiles.system import mounts, vbox
 from tails_profiles.system.process import Completed, run
 from tails_profiles.system.vbox import Tool
@@ -32,6 +33,8 @@ IMAGE = Path("/srv/image.iso")
 FACTS = HostFacts(
     8192, ImageFacts(1, 2, 3, 4), kvm=True, systemd=False, now=datetime(2026, 1, 1, tzinfo=UTC)
 )
+#: Of each folder: no project quota.
+SPACE = Space(1, 2, 0, enforced=False, size=1 << 40, free=1 << 39, inodes=0, free_inodes=0)
 SYSUSERS = Path(__file__).parents[2] / "sysusers/tails-profiles.conf"
 
 
@@ -42,7 +45,7 @@ def plan(
         IMAGE, directory, FACTS, {profile: settings.defaults(profile) for profile in GUESTS},
         dict.fromkeys(GUESTS, offset), i2p=True,
     )  # fmt: skip
-    return launch.sharing(made, choices)
+    return launch.sharing(made, choices, {choice.source: SPACE for choice in choices})
 
 
 def prepare(made: LaunchPlan) -> None:

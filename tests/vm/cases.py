@@ -97,6 +97,14 @@ def with_second_settings_disk(argv: Argv, directory: Path) -> Argv:
 # ---- what goes on afterwards
 
 
+def button_switches_it_off(machine: Single) -> None:
+    """The way out that is left to its user: logind, and drivers that coldplug has loaded."""
+    machine.wait_until_succeeds(
+        "journalctl -b -u systemd-logind -o cat | grep 'Watching system buttons.*Power Button'"
+    )
+    machine.power_off()
+
+
 def enter_leads_back(machine: Single) -> None:
     """An emergency shell, and Enter in it: quarantine again."""
     machine.succeed("systemctl --no-block isolate emergency.target")
@@ -148,7 +156,8 @@ def _cases() -> tuple[Case, ...]:
         Case(Spec("token-with-a-blank-behind-it", change=with_token("tails-profile:tor-guest ")),
              ("bios_vendor", wrong), "token", then=enter_leads_back),
         Case(Spec("token-of-an-unknown-profile", change=with_token("tails-profile:tor-gust")),
-             ("bios_vendor", wrong, "tails-profile:tor-gust"), "token"),
+             ("bios_vendor", wrong, "tails-profile:tor-gust"), "token",
+             then=button_switches_it_off),
         Case(Spec("two-different-tokens", argv=two_tokens), ("two tokens",), "token"),
         Case(Spec("asset-tag-without-a-token", change=with_token("nobody")),
              ("chassis_asset_tag", "settings without a token"), "token"),
@@ -161,7 +170,7 @@ def _cases() -> tuple[Case, ...]:
                   layer={f"{RULESETS}/tor-guest-tcp.uplink.nft": File("no such word\n")}),
              ("nft refused tor-guest-tcp.uplink.nft",), "ruleset"),
         Case(Spec("nft-missing", layer={"usr/sbin/nft": Absent()}),
-             ("QUARANTINE",), "ruleset"),
+             ("QUARANTINE",), "ruleset", then=button_switches_it_off),
         Case(Spec("tor-s-account-missing", layer=without_account(c.TOR_USER)),
              ("nft refused tor-guest-tcp.nft",), "ruleset"),
         Case(Spec("i2p-s-account-missing", Profile.I2P_GUEST, layer=without_account(c.I2P_USER)),
